@@ -1,0 +1,52 @@
+//! Newtypes for ids, so that an app's id cannot be passed where a release's is meant.
+//!
+//! Each is a lower-case hyphenated UUID in the database and on the wire.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(formatter)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A person's account.
+    AccountId,
+    /// An app.
+    AppId,
+    /// An OAuth authorization: what an API key belongs to.
+    AuthorizationId,
+    /// A build.
+    BuildId,
+    /// One immutable set of config vars, shared by all releases that have exactly it.
+    ConfigSnapshotId,
+    /// A dyno: one run of one process. `web.1` is only its label.
+    DynoId,
+    /// A row of the event table.
+    EventId,
+    /// A process type of an app and how many of it should run.
+    FormationId,
+    /// A release.
+    ReleaseId,
+    /// A slug.
+    SlugId,
+}

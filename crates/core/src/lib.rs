@@ -1,0 +1,32 @@
+//! The domain of Ferroku, pure: types, rules, the planner.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness: whoever calls
+//! passes `now` (milliseconds since the Unix epoch) and ids. That is what lets
+//! the planner run unchanged in a property test and in the control process.
+//!
+//! One module a noun, in Heroku's words; the same file name is used in
+//! `ferroku-store` and in `ferroku-server`'s `api` folder.
+
+pub mod account;
+pub mod app;
+pub mod authorize;
+pub mod build;
+pub mod buildpack_installation;
+pub mod config_var;
+pub mod dyno;
+pub mod dyno_size;
+pub mod event;
+pub mod formation;
+pub mod ids;
+pub mod oauth_authorization;
+pub mod protocol;
+pub mod release;
+pub mod slug;
+pub mod uids;
+
+pub use ids::{
+    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DynoId, EventId, FormationId, ReleaseId, SlugId,
+};
+
+/// Milliseconds since the Unix epoch. Every stored time has this unit.
+pub type Millis = i64;

@@ -1,0 +1,205 @@
+//! The store: every SQL statement of Ferroku, one text for SQLite and PostgreSQL.
+//!
+//! One module a noun; functions take the [`Store`] (or, to be combined in one
+//! transaction, a connection) and give domain types of `ferroku-core`.
+//!
+//! Invariants:
+//! - Only the control process opens the store.
+//! - All writes go through [`write!`], which is the only place that begins a
+//!   transaction: `BEGIN IMMEDIATE` on SQLite's single writer connection,
+//!   `SERIALIZABLE` with retry on PostgreSQL. No I/O happens inside one.
+//! - What a transaction acknowledges is on disk: WAL with `synchronous=FULL`.
+//! - Secrets are sealed before they reach a statement ([`seal`]).
+
+mod error;
+pub mod seal;
+mod sqlite;
+
+pub use error::StoreError;
+pub use seal::MasterKey;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use sqlx;
+
+/// Result of a store call.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Connections for reading; on PostgreSQL also the number of writers.
+const READ_CONNECTIONS: u32 = 4;
+/// How long a statement waits for a lock held by another connection before it fails.
+const LOCK_WAIT: Duration = Duration::from_secs(15);
+/// How often a PostgreSQL transaction is tried again after a serialization failure.
+pub const WRITE_ATTEMPTS: u32 = 20;
+
+/// Every migration, oldest first. Never edit one that has been released.
+const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+
+/// Which database is behind a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// A handle to the database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    engine: Engine,
+    read: AnyPool,
+    write: AnyPool,
+    key: Arc<MasterKey>,
+}
+
+impl Store {
+    /// Opens the database at `url` (`sqlite:///path/to/file` or `postgres://...`), makes it where
+    /// it is a SQLite file that does not exist, and brings its schema up to this binary's.
+    ///
+    /// # Errors
+    /// The database cannot be reached or written, or its schema is newer than this binary.
+    pub async fn open(url: &str, key: MasterKey) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        let engine = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Engine::Postgres
+        } else {
+            Engine::Sqlite
+        };
+        let (read, write) = match engine {
+            Engine::Sqlite => {
+                let write = sqlite::pool(url, 1, LOCK_WAIT).await?;
+                (sqlite::pool(url, READ_CONNECTIONS, LOCK_WAIT).await?, write)
+            }
+            Engine::Postgres => {
+                let pool = AnyPoolOptions::new()
+                    .max_connections(READ_CONNECTIONS * 2)
+                    .acquire_timeout(LOCK_WAIT)
+                    .connect(url)
+                    .await
+                    .map_err(|source| StoreError::Open { url: redact(url), source })?;
+                (pool.clone(), pool)
+            }
+        };
+        let store = Self { engine, read, write, key: Arc::new(key) };
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Which database this is.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// The pool to read from, outside any transaction.
+    pub fn reader(&self) -> &AnyPool {
+        &self.read
+    }
+
+    /// The key that seals secrets.
+    pub fn key(&self) -> &MasterKey {
+        &self.key
+    }
+
+    /// Closes every connection; waits for those in use.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
+    /// Begins a writing transaction. Use [`write!`] instead: it also commits and retries.
+    #[doc(hidden)]
+    pub async fn begin_write(&self) -> Result<Transaction<'static, Any>> {
+        let statement = match self.engine {
+            Engine::Sqlite => "BEGIN IMMEDIATE",
+            Engine::Postgres => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        };
+        self.write.begin_with(statement).await.map_err(|source| StoreError::Query { action: "begin", source })
+    }
+
+    /// Commits on success and rolls back on failure; `None` means: try again.
+    #[doc(hidden)]
+    pub async fn finish_write<T>(
+        &self,
+        transaction: Transaction<'static, Any>,
+        result: Result<T>,
+        attempt: u32,
+    ) -> Option<Result<T>> {
+        let result = match result {
+            Ok(value) => transaction
+                .commit()
+                .await
+                .map(|()| value)
+                .map_err(|source| StoreError::Query { action: "commit", source }),
+            Err(error) => {
+                // A rollback that fails leaves a broken connection, which the pool drops.
+                let _ = transaction.rollback().await;
+                Err(error)
+            }
+        };
+        match result {
+            Err(error) if error.is_retryable() && attempt < WRITE_ATTEMPTS => {
+                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 5)).await;
+                None
+            }
+            result => Some(result),
+        }
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let migrations: Vec<Migration> = MIGRATIONS
+            .iter()
+            .map(|(version, name, sql)| {
+                Migration::new(
+                    *version,
+                    Cow::Borrowed(*name),
+                    MigrationType::Simple,
+                    sqlx::SqlStr::from_static(sql),
+                    false,
+                )
+            })
+            .collect();
+        let migrator = Migrator::with_migrations(migrations);
+        migrator.run(&self.write).await.map_err(|source| match source {
+            sqlx::migrate::MigrateError::VersionMissing(found) => StoreError::SchemaTooNew {
+                found,
+                known: MIGRATIONS.last().map_or(0, |(version, _, _)| *version),
+            },
+            source => StoreError::Migrate(source),
+        })
+    }
+}
+
+/// Runs a block in one writing transaction and gives its result.
+///
+/// `write!(store, tx => { ...; Ok(value) })`: inside, `&mut *tx` is the connection. The block may
+/// run several times (serialization failures on PostgreSQL), so it must only touch the database.
+#[macro_export]
+macro_rules! write {
+    ($store:expr, $tx:ident => $body:block) => {{
+        let store: &$crate::Store = $store;
+        let mut attempt: u32 = 0;
+        loop {
+            attempt += 1;
+            let mut $tx = store.begin_write().await?;
+            let result: $crate::Result<_> = async { $body }.await;
+            if let Some(result) = store.finish_write($tx, result, attempt).await {
+                break result;
+            }
+        }
+    }};
+}
+
+/// A connection inside a transaction, as the composable functions take it.
+pub type Connection = AnyConnection;
+
+/// `url` without its password, for messages.
+fn redact(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://***{}", &url[..scheme], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
