@@ -19,13 +19,15 @@ pub mod event;
 pub mod formation;
 pub mod ids;
 pub mod oauth_authorization;
+pub mod procfile;
 pub mod protocol;
 pub mod release;
 pub mod slug;
 pub mod uids;
 
 pub use ids::{
-    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DynoId, EventId, FormationId, ReleaseId, SlugId,
+    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DynoId, EventId, FormationId, ReleaseId,
+    SlugId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

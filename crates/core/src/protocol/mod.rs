@@ -10,4 +10,5 @@
 //! JSON fields and unknown frame types are ignored, so that a dyno-init of an
 //! older release and a control of a newer one understand each other.
 
+pub mod build;
 pub mod frame;
