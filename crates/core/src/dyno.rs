@@ -46,17 +46,38 @@ pub struct Dyno {
     pub size: String,
     pub command: String,
     pub state: DynoState,
-    /// Set once it is to go and never unset: its replacement may take its label.
-    pub retired_at: Option<Millis>,
+    /// What its environment names `PORT`.
+    pub port: Option<u16>,
     /// `address:port` that the router reaches it at; web dynos only.
     pub address: Option<String>,
+    /// A one-off whose terminal or pipe a client is to attach to; it starts when the client comes.
+    pub attached: bool,
     pub exit_status: Option<i32>,
+    /// Set by a restart of this dyno alone.
+    pub restart_requested_at: Option<Millis>,
+    /// Set by `ps:stop`.
+    pub stop_requested_at: Option<Millis>,
+    /// Set once it is to go and never unset: its successor may take its label. It may still serve.
+    pub retired_at: Option<Millis>,
+    /// From then on it gets no new request.
+    pub draining_at: Option<Millis>,
+    /// When SIGTERM was sent.
+    pub stopping_at: Option<Millis>,
+    /// When its process was gone.
+    pub ended_at: Option<Millis>,
+    /// When a one-off is to be stopped.
+    pub expires_at: Option<Millis>,
     pub created_at: Millis,
     /// Time of the last state change.
     pub updated_at: Millis,
 }
 
 impl Dyno {
+    /// Whether the label is its own: not retiring, and not a past one-off.
+    pub fn holds_label(&self) -> bool {
+        self.retired_at.is_none() && self.state != DynoState::Complete
+    }
+
     /// The label, such as `web.1`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.process_type, self.ordinal)

@@ -138,8 +138,11 @@ CREATE TABLE formation (
 
 -- A dyno row lives from the moment it is decided on until it has ended and its leftovers are gone;
 -- ended rows are kept a while as history (state complete/crashed/down with ended_at set).
--- options: JSON with what a one-off was asked for (env, attach, time to live, terminal size); sealed
--- with AAD "dyno/<id>/1" because the environment is secret.
+-- options: JSON with what a one-off was asked for (environment, terminal); sealed with AAD "dyno/<id>/1"
+-- because the environment is secret. attached: 1 when a client is to attach before it starts.
+-- Times that are set once and never unset: restart_requested_at (ps:restart of this dyno), stop_requested_at (ps:stop),
+-- retired_at (its label is free for its successor; it may go on serving), draining_at (gets no new request),
+-- stopping_at (SIGTERM was sent), ended_at (its process is gone). expires_at: when a one-off is to be stopped.
 CREATE TABLE dyno (
     id TEXT PRIMARY KEY,
     app_id TEXT NOT NULL REFERENCES app (id) ON DELETE CASCADE,
@@ -154,10 +157,16 @@ CREATE TABLE dyno (
     state TEXT NOT NULL,
     port BIGINT,
     address TEXT,
+    attached BIGINT NOT NULL DEFAULT 0,
     options TEXT,
     exit_status BIGINT,
+    restart_requested_at BIGINT,
+    stop_requested_at BIGINT,
     retired_at BIGINT,
+    draining_at BIGINT,
+    stopping_at BIGINT,
     ended_at BIGINT,
+    expires_at BIGINT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
