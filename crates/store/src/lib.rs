@@ -11,8 +11,22 @@
 //! - What a transaction acknowledges is on disk: WAL with `synchronous=FULL`.
 //! - Secrets are sealed before they reach a statement ([`seal`]).
 
+pub mod accounts;
+pub mod apps;
+pub mod buildpack_installations;
+pub mod builds;
+pub mod collaborators;
+pub mod config_snapshots;
+pub mod dynos;
 mod error;
+pub mod events;
+pub mod formations;
+pub mod jobs;
+pub mod node_settings;
+pub mod oauth_authorizations;
+pub mod releases;
 pub mod seal;
+pub mod slugs;
 mod sqlite;
 
 pub use error::StoreError;

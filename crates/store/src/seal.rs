@@ -52,10 +52,7 @@ impl MasterKey {
         let bytes = from_hex(sealed).ok_or_else(fail)?;
         let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or_else(fail)?;
         let payload = Payload { msg: ciphertext, aad: additional_data.as_bytes() };
-        self.cipher()
-            .decrypt(&XNonce::from(*nonce), payload)
-            .map(Zeroizing::new)
-            .map_err(|_| fail())
+        self.cipher().decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new).map_err(|_| fail())
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {

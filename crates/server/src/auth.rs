@@ -1,0 +1,1 @@
+//! Who is asking: the credentials of a request, and whether they may touch the app it names.

@@ -1,0 +1,1 @@
+//! The control process: what `ferrokud control` runs.

@@ -1,0 +1,1 @@
+//! `ferrokud env`: the shell exports that point the Heroku CLI and git at this node.

@@ -1,0 +1,89 @@
+//! Errors at the API's edge, in Heroku's shape: `{"id": "not_found", "message": "Couldn't find that app."}`.
+//!
+//! Each constructor names one of Heroku's error ids and its status. An internal
+//! error shows nothing of its cause to the client; the whole chain is logged
+//! once, with the request's id.
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::Serialize;
+
+/// What a handler answers when it refuses or fails.
+#[derive(Debug)]
+pub struct ApiError {
+    pub status: StatusCode,
+    /// Heroku's name for the kind of error: `not_found`, `invalid_params` ...
+    pub id: &'static str,
+    pub message: String,
+    /// Why, for the log; never shown to the client.
+    cause: Option<anyhow::Error>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    message: &'a str,
+}
+
+impl ApiError {
+    /// An error with this status, id and message.
+    pub fn new(status: StatusCode, id: &'static str, message: impl Into<String>) -> Self {
+        Self { status, id, message: message.into(), cause: None }
+    }
+
+    /// 404: `what` is the noun in Heroku's words, such as `app` or `release`.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("Couldn't find that {what}."))
+    }
+
+    /// 401: no credentials, or wrong ones.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid credentials provided.")
+    }
+
+    /// 403.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 400: the request cannot be read.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 409.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    /// 422: the request can be read but asks for something that is not allowed.
+    pub fn invalid_params(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_params", message)
+    }
+
+    /// 503: try again later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", message)
+    }
+
+    /// 500: our own fault; `cause` goes to the log.
+    pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_server_error",
+                "Internal server error. The node's log says more under this request's Request-Id.",
+            )
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!("{cause:#}");
+        }
+        (self.status, axum::Json(Body { id: self.id, message: &self.message })).into_response()
+    }
+}

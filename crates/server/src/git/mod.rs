@@ -1,0 +1,1 @@
+//! Git over HTTP: the repositories that are pushed to.

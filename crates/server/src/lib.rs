@@ -1,0 +1,22 @@
+//! The shell where the parts of Ferroku meet: API handlers, git, builds, reconcilers, the supervisor.
+//!
+//! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
+
+pub mod api;
+pub mod auth;
+pub mod builds;
+pub mod control;
+pub mod crash_point;
+pub mod dynos;
+pub mod env_command;
+pub mod error;
+pub mod events;
+pub mod git;
+pub mod listener;
+pub mod node;
+pub mod rendezvous;
+pub mod router_link;
+pub mod router_main;
+pub mod secrets;
+pub mod supervisor;
+pub mod tls;

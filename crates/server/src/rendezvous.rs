@@ -1,0 +1,1 @@
+//! Rendezvous: where `heroku run` meets the one-off dyno it started.

@@ -1,0 +1,1 @@
+//! The control process's side of the connection to the router.

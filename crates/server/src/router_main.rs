@@ -1,0 +1,1 @@
+//! The router process: what `ferrokud router` runs.

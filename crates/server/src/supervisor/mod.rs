@@ -1,0 +1,1 @@
+//! The supervisor: what `ferrokud server` runs.

@@ -1,0 +1,1 @@
+//! Which buildpacks an app uses: their rows.

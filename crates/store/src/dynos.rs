@@ -1,0 +1,1 @@
+//! Dynos: their rows.

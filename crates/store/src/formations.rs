@@ -1,0 +1,1 @@
+//! The formation: their rows.

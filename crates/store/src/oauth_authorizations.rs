@@ -1,0 +1,1 @@
+//! OAuth authorizations: their rows.
