@@ -17,6 +17,8 @@ mod driver;
 mod error;
 mod handle;
 mod sandbox;
+#[allow(unsafe_code)]
+pub mod spawn;
 mod spec;
 
 pub use driver::Driver;

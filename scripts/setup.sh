@@ -1,0 +1,79 @@
+#!/bin/bash
+# Installs what is missing on this machine. Says nothing when nothing is missing.
+#
+#   scripts/setup.sh run     what a node needs to be built and to run (Debian 12 or newer, as root)
+#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, PostgreSQL
+#
+# Tools that Debian does not have in a recent enough form go to target/tools, nowhere else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+HEROKU_CLI_VERSION=11.10.0
+# What HEROKU_CLI_VERSION asks for in its package.json ("engines").
+NODE_MINIMUM_MAJOR=20
+tools=$PWD/target/tools
+
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+apt_install() {
+    local missing=() package
+    for package in "$@"; do is_installed "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "these packages are missing and there is no apt-get to install them: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || die "these packages are missing; run as root, or: apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    local log=target/setup-apt.log
+    mkdir -p target
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists of a fresh image are empty or old: one update, and only when the first try fails.
+    if ! apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+        apt-get update -qq >>"$log" 2>&1 || { tail -5 "$log" >&2; die "apt-get update failed (whole text: $log)"; }
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$log" 2>&1 ||
+            { tail -5 "$log" >&2; die "apt-get install failed (whole text: $log)"; }
+    fi
+}
+
+node_major() { node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }
+
+npm_install() {
+    mkdir -p "$tools"
+    npm install --prefix "$tools" --no-audit --no-fund --loglevel=error "$@" >"$tools/npm.log" 2>&1 ||
+        { tail -5 "$tools/npm.log" >&2; die "npm install $* failed (whole text: $tools/npm.log)"; }
+}
+
+install_for_run() {
+    apt_install git iproute2 nftables libseccomp-dev pkg-config gcc libc6-dev make python3 python3-venv python3-pip \
+        e2fsprogs ca-certificates curl util-linux procps mount
+}
+
+install_for_test() {
+    export PATH=$tools/node_modules/.bin:$PATH
+    command -v node >/dev/null || apt_install nodejs
+    command -v npm >/dev/null || apt_install npm
+    if [ "$(node_major)" -lt "$NODE_MINIMUM_MAJOR" ]; then
+        say "installing Node.js $NODE_MINIMUM_MAJOR into target/tools: this machine has $(node --version)"
+        npm_install "node@$NODE_MINIMUM_MAJOR"
+    fi
+    local have
+    have=$(sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "$tools/node_modules/heroku/package.json" 2>/dev/null | head -1 || true)
+    if [ "$have" != "$HEROKU_CLI_VERSION" ]; then
+        say "installing the Heroku CLI $HEROKU_CLI_VERSION into target/tools"
+        npm_install "heroku@$HEROKU_CLI_VERSION"
+    fi
+    if ! is_installed postgresql; then
+        # The tests make clusters of their own; the machine needs none.
+        mkdir -p /etc/postgresql-common
+        [ -e /etc/postgresql-common/createcluster.conf ] ||
+            echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+        apt_install postgresql
+    fi
+}
+
+case "${1:-run}" in
+    run) install_for_run ;;
+    test) install_for_run; install_for_test ;;
+    *) die "usage: scripts/setup.sh [run|test]" ;;
+esac
