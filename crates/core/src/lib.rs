@@ -19,6 +19,7 @@ pub mod event;
 pub mod formation;
 pub mod ids;
 pub mod oauth_authorization;
+pub mod planner;
 pub mod procfile;
 pub mod protocol;
 pub mod release;

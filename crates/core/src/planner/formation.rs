@@ -1,0 +1,188 @@
+//! The formation: which dynos of it to create, to start and to retire.
+
+use super::{Action, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, NewDyno, Phase, Plan};
+use super::{RetireCause, WEB};
+use crate::Millis;
+use crate::dyno::DynoKind;
+use std::collections::BTreeSet;
+
+/// One process type with everything its planning looks at.
+struct Scope<'a> {
+    desired: &'a AppDesired,
+    /// `None` when nothing of the type is wanted.
+    wanted: Option<(&'a DesiredType, DesiredRelease)>,
+    quantity: u32,
+    dynos: Vec<&'a DynoActual>,
+    actual: &'a AppActual,
+    now: Millis,
+}
+
+/// Plans every process type that is wanted or there.
+pub(super) fn plan(desired: &AppDesired, actual: &AppActual, now: Millis, plan: &mut Plan) {
+    let formation_dynos = || actual.dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation);
+    let types: BTreeSet<&str> = desired
+        .formation
+        .iter()
+        .map(|wanted| wanted.process_type.as_str())
+        .chain(formation_dynos().map(|dyno| dyno.process_type.as_str()))
+        .collect();
+    for process_type in types {
+        let wanted = desired
+            .formation
+            .iter()
+            .find(|wanted| wanted.process_type == process_type)
+            .and_then(|wanted| desired.release.map(|release| (wanted, release)));
+        let scope = Scope {
+            desired,
+            wanted,
+            quantity: wanted.map_or(0, |(wanted, _)| wanted.quantity),
+            dynos: formation_dynos().filter(|dyno| dyno.process_type == process_type).collect(),
+            actual,
+            now,
+        };
+        if process_type == WEB {
+            scope.plan_web(plan);
+        } else {
+            scope.plan_other(plan);
+        }
+    }
+}
+
+impl Scope<'_> {
+    /// Web: a successor is created beside its predecessor, which leaves once enough others serve. One that
+    /// `ps:stop` was asked for leaves whatever else serves.
+    fn plan_web(&self, plan: &mut Plan) {
+        let mut overlap = self
+            .dynos
+            .iter()
+            .filter(|dyno| dyno.retired && dyno.draining_at.is_none() && dyno.phase == Phase::Up)
+            .count();
+        for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none() && dyno.stop_requested) {
+            match dyno.phase {
+                Phase::Starting | Phase::Up => self.retire(dyno, RetireCause::Stopped, plan),
+                Phase::Created | Phase::Crashed => {}
+            }
+        }
+        for ordinal in 1..=self.quantity {
+            let Some(holder) = self.holder(ordinal) else {
+                self.create(ordinal, None, plan);
+                continue;
+            };
+            match holder.phase {
+                Phase::Crashed => self.create(ordinal, Some(holder), plan),
+                Phase::Created if self.is_fresh(holder) => plan.push(Action::Spawn { dyno_id: holder.id }),
+                Phase::Created => plan.push(Action::End { dyno_id: holder.id }),
+                _ if holder.stop_requested => {}
+                Phase::Starting if !self.is_fresh(holder) => self.retire(holder, RetireCause::Replaced, plan),
+                Phase::Up if !self.is_fresh(holder) && overlap < self.desired.max_surge.max(1) as usize => {
+                    overlap += 1;
+                    self.create(ordinal, Some(holder), plan);
+                }
+                Phase::Starting | Phase::Up => {}
+            }
+        }
+        self.thin_out_web(plan);
+    }
+
+    /// Retires web dynos that are superseded or too many, as far as enough others serve.
+    fn thin_out_web(&self, plan: &mut Plan) {
+        let mut serving = self.dynos.iter().filter(|dyno| dyno.serves() && !dyno.stop_requested).count();
+        let mut surplus: Vec<&&DynoActual> = self
+            .dynos
+            .iter()
+            .filter(|dyno| dyno.draining_at.is_none() && (dyno.retired || dyno.ordinal > self.quantity))
+            .filter(|dyno| !(dyno.stop_requested && matches!(dyno.phase, Phase::Starting | Phase::Up)))
+            .collect();
+        // Those beyond the quantity first, then those whose successor serves; highest numbers first.
+        surplus.sort_by_key(|dyno| {
+            let beyond = dyno.ordinal > self.quantity;
+            let succeeded = self.holder(dyno.ordinal).is_some_and(DynoActual::serves);
+            (!beyond, !succeeded, u32::MAX - dyno.ordinal, dyno.release_version, dyno.id)
+        });
+        for dyno in surplus {
+            let cause = if dyno.retired { RetireCause::Superseded } else { RetireCause::ScaledDown };
+            match dyno.phase {
+                Phase::Created | Phase::Crashed => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Starting => self.retire(dyno, cause, plan),
+                Phase::Up if serving > self.quantity as usize => {
+                    serving -= 1;
+                    self.retire(dyno, cause, plan);
+                }
+                Phase::Up => {}
+            }
+        }
+    }
+
+    /// Other types: the old one ends, then the new one starts.
+    fn plan_other(&self, plan: &mut Plan) {
+        for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none()) {
+            let unwanted = dyno.retired || dyno.ordinal > self.quantity;
+            match dyno.phase {
+                Phase::Created if unwanted || !self.is_fresh(dyno) => {
+                    plan.push(Action::End { dyno_id: dyno.id });
+                }
+                Phase::Created => plan.push(Action::Spawn { dyno_id: dyno.id }),
+                Phase::Crashed if unwanted => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Crashed => {}
+                _ if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),
+                _ if dyno.stop_requested => self.retire(dyno, RetireCause::Stopped, plan),
+                _ if !self.is_fresh(dyno) => self.retire(dyno, RetireCause::Replaced, plan),
+                _ => {}
+            }
+        }
+        for ordinal in 1..=self.quantity {
+            let in_slot = || self.dynos.iter().filter(|dyno| dyno.ordinal == ordinal);
+            if in_slot().any(|dyno| dyno.phase != Phase::Crashed) {
+                continue;
+            }
+            self.create(ordinal, self.holder(ordinal), plan);
+        }
+    }
+
+    /// The dyno that has the label.
+    fn holder(&self, ordinal: u32) -> Option<&DynoActual> {
+        self.dynos.iter().copied().find(|dyno| dyno.ordinal == ordinal && !dyno.label_is_free())
+    }
+
+    /// Whether it is what the current release and formation want.
+    fn is_fresh(&self, dyno: &DynoActual) -> bool {
+        self.wanted.is_some_and(|(wanted, release)| {
+            dyno.release_version == release.version
+                && dyno.restart_generation == self.desired.restart_generation
+                && dyno.size == wanted.size
+                && dyno.command == wanted.command
+                && !dyno.restart_requested
+                && !dyno.stop_requested
+        })
+    }
+
+    fn retire(&self, dyno: &DynoActual, cause: RetireCause, plan: &mut Plan) {
+        plan.push(Action::Retire { dyno_id: dyno.id, cause });
+    }
+
+    /// Creates the slot's next dyno unless the slot is cooling off.
+    fn create(&self, ordinal: u32, holder: Option<&DynoActual>, plan: &mut Plan) {
+        let Some((wanted, release)) = self.wanted else { return };
+        let cooling = self.actual.crashes.iter().find(|crash| {
+            crash.process_type == wanted.process_type
+                && crash.ordinal == ordinal
+                && crash.release_version == release.version
+                && crash.restart_generation == self.desired.restart_generation
+        });
+        if let Some(crash) = cooling
+            && self.now < crash.next_start_at
+        {
+            plan.wake(crash.next_start_at);
+            return;
+        }
+        plan.push(Action::Create(NewDyno {
+            process_type: wanted.process_type.clone(),
+            ordinal,
+            release,
+            restart_generation: self.desired.restart_generation,
+            size: wanted.size.clone(),
+            command: wanted.command.clone(),
+            supersedes: holder.map(|dyno| dyno.id),
+        }));
+    }
+}

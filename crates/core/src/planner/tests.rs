@@ -1,0 +1,287 @@
+//! Scenes and properties of the planner.
+
+use super::world::{World, wanted};
+use super::*;
+use proptest::prelude::*;
+
+fn phases(world: &World) -> Vec<(String, i64, Phase, bool)> {
+    let mut all: Vec<_> = world
+        .actual
+        .dynos
+        .iter()
+        .map(|dyno| {
+            let name = format!("{}.{}", dyno.process_type, dyno.ordinal);
+            (name, dyno.release_version, dyno.phase, dyno.retired)
+        })
+        .collect();
+    all.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    all
+}
+
+#[test]
+fn a_deploy_brings_new_web_dynos_up_before_old_ones_leave_and_other_types_in_turn() {
+    let mut world = World::new(vec![wanted("web", 1), wanted("worker", 1)]);
+    world.calm();
+    world.deploy();
+    world.settle();
+    assert_eq!(
+        phases(&world),
+        [
+            ("web.1".into(), 1, Phase::Up, true),
+            ("web.1".into(), 2, Phase::Starting, false),
+            ("worker.1".into(), 1, Phase::Up, true),
+        ],
+        "the old web dyno serves on, the old worker is told to end, the new one waits for that"
+    );
+    assert!(
+        world.actual.dynos.iter().find(|dyno| dyno.process_type == WEB).expect("there").draining_at.is_none()
+    );
+    world.calm();
+    world.assert_converged();
+}
+
+#[test]
+fn a_release_whose_web_dynos_crash_leaves_the_old_ones_serving() {
+    let mut world = World::new(vec![wanted("web", 2)]);
+    world.calm();
+    world.deploy();
+    for _ in 0..6 {
+        world.settle();
+        for index in 0..world.actual.dynos.len() {
+            if world.actual.dynos[index].release_version == 2 {
+                world.exit(index);
+            }
+        }
+        world.now += 10 * 60_000;
+    }
+    world.settle();
+    let serving: Vec<_> =
+        world.actual.dynos.iter().filter(|dyno| dyno.serves()).map(|dyno| dyno.release_version).collect();
+    assert_eq!(serving, [1, 1]);
+    world.deploy();
+    world.calm();
+    world.assert_converged();
+}
+
+#[test]
+fn crashes_are_answered_at_once_and_then_after_twenty_and_forty_minutes() {
+    let mut world = World::new(vec![wanted("worker", 1)]);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        world.settle();
+        world.boot(0);
+        world.exit(0);
+        let plan = plan(&world.desired, &world.actual, world.now);
+        let wait = plan.wake_at.map_or(0, |at| at - world.now);
+        waits.push(wait / 60_000);
+        world.now += wait;
+    }
+    assert_eq!(waits, [0, 20, 40, 60, 180, 320, 320, 320]);
+    assert_eq!(after_crash(4, Some(STABLE_AFTER_MS), 7), (1, 7), "one that ran well begins anew");
+}
+
+#[test]
+fn a_new_release_or_a_restart_ends_the_cooling_off() {
+    for restart in [false, true] {
+        let mut world = World::new(vec![wanted("worker", 1)]);
+        for _ in 0..2 {
+            world.settle();
+            world.exit(0);
+        }
+        assert_eq!(world.settle(), 0, "it cools off");
+        if restart {
+            world.desired.restart_generation += 1
+        } else {
+            world.deploy()
+        }
+        assert!(world.settle() > 0);
+        assert_eq!(world.actual.dynos[0].phase, Phase::Starting);
+    }
+}
+
+#[test]
+fn scaling_down_takes_the_highest_numbers() {
+    let mut world = World::new(vec![wanted("web", 4)]);
+    world.calm();
+    world.scale("web", 2);
+    world.settle();
+    let leaving: Vec<u32> = world
+        .actual
+        .dynos
+        .iter()
+        .filter(|dyno| dyno.draining_at.is_some())
+        .map(|dyno| dyno.ordinal)
+        .collect();
+    assert_eq!(leaving, [3, 4]);
+}
+
+#[test]
+fn what_was_read_before_a_newer_release_started_changes_nothing() {
+    let mut world = World::new(vec![wanted("web", 1)]);
+    let before = world.desired.clone();
+    world.deploy();
+    world.calm();
+    assert_eq!(plan(&before, &world.actual, world.now), Plan::default());
+}
+
+#[test]
+fn a_dyno_that_drains_is_stopped_when_the_router_is_done_or_thirty_seconds_have_passed() {
+    let mut world = World::new(vec![wanted("web", 1)]);
+    world.calm();
+    world.scale("web", 0);
+    world.settle();
+    assert!(world.actual.dynos[0].stopping_at.is_none(), "requests are in flight");
+    let wake = plan(&world.desired, &world.actual, world.now).wake_at.expect("the drain has an end");
+    assert_eq!(wake, world.now + DRAIN_TIMEOUT_MS);
+    world.now = wake;
+    world.settle();
+    assert_eq!(world.actual.dynos[0].stopping_at, Some(wake));
+    world.now += STUCK_AFTER_MS;
+    assert_eq!(
+        plan(&world.desired, &world.actual, world.now).actions,
+        [Action::Kill { dyno_id: world.actual.dynos[0].id, cause: KillCause::Stuck }]
+    );
+}
+
+#[test]
+fn a_web_dyno_that_does_not_boot_is_killed_once() {
+    let mut world = World::new(vec![wanted("web", 1)]);
+    world.settle();
+    world.actual.dynos[0].boot_timed_out = true;
+    let kill = Action::Kill { dyno_id: world.actual.dynos[0].id, cause: KillCause::BootTimeout };
+    assert_eq!(plan(&world.desired, &world.actual, world.now).actions, [kill]);
+    assert_eq!(world.settle(), 1);
+}
+
+#[test]
+fn an_attached_one_off_waits_thirty_seconds_for_its_client() {
+    let mut world = World::new(vec![wanted("worker", 1)]);
+    world.settle();
+    let one_off = &mut world.actual.dynos[0];
+    one_off.kind = DynoKind::Run;
+    one_off.phase = Phase::Created;
+    one_off.attached = true;
+    let id = one_off.id;
+    world.desired.formation.clear();
+    assert_eq!(
+        plan(&world.desired, &world.actual, world.now),
+        Plan { actions: vec![], wake_at: Some(world.now + ATTACH_TIMEOUT_MS) }
+    );
+    world.now += ATTACH_TIMEOUT_MS;
+    assert_eq!(
+        plan(&world.desired, &world.actual, world.now).actions,
+        [Action::GiveUpAttach { dyno_id: id }]
+    );
+    world.actual.dynos[0].attached = false;
+    assert_eq!(plan(&world.desired, &world.actual, world.now).actions, [Action::Spawn { dyno_id: id }]);
+    world.actual.dynos[0].phase = Phase::Up;
+    world.actual.dynos[0].expires_at = Some(world.now);
+    assert_eq!(
+        plan(&world.desired, &world.actual, world.now).actions,
+        [Action::Retire { dyno_id: id, cause: RetireCause::Expired }]
+    );
+}
+
+/// What may happen to an app and its processes between two looks of the planner.
+#[derive(Debug, Clone)]
+enum Happening {
+    Deploy,
+    Restart,
+    Scale(&'static str, u32),
+    Resize(&'static str),
+    RestartOne(usize),
+    StopOne(usize),
+    Boot(usize),
+    Exit(usize),
+    BootTimeout(usize),
+    Drained(usize),
+    Wait(i64),
+    DropCode,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let process_type = prop_oneof![Just("web"), Just("worker")];
+    prop_oneof![
+        2 => Just(Happening::Deploy),
+        1 => Just(Happening::Restart),
+        3 => (process_type.clone(), 0u32..5).prop_map(|(name, quantity)| Happening::Scale(name, quantity)),
+        1 => process_type.prop_map(Happening::Resize),
+        1 => (0usize..12).prop_map(Happening::RestartOne),
+        1 => (0usize..12).prop_map(Happening::StopOne),
+        8 => (0usize..12).prop_map(Happening::Boot),
+        4 => (0usize..12).prop_map(Happening::Exit),
+        1 => (0usize..12).prop_map(Happening::BootTimeout),
+        4 => (0usize..12).prop_map(Happening::Drained),
+        4 => (0i64..3_000_000).prop_map(Happening::Wait),
+        1 => Just(Happening::DropCode),
+    ]
+}
+
+fn happen(world: &mut World, happening: Happening) {
+    match happening {
+        Happening::Deploy => world.deploy(),
+        Happening::Restart => world.desired.restart_generation += 1,
+        Happening::Scale(name, quantity) => world.scale(name, quantity),
+        Happening::Resize(name) => {
+            for wanted in &mut world.desired.formation {
+                if wanted.process_type == name {
+                    wanted.size = if wanted.size == "basic" { "standard-2x".into() } else { "basic".into() };
+                }
+            }
+        }
+        Happening::RestartOne(index)
+        | Happening::StopOne(index)
+        | Happening::BootTimeout(index)
+        | Happening::Drained(index) => {
+            if let Some(dyno) = world.actual.dynos.get_mut(index) {
+                match happening {
+                    Happening::RestartOne(_) => dyno.restart_requested = true,
+                    Happening::StopOne(_) => dyno.stop_requested = true,
+                    Happening::BootTimeout(_) => dyno.boot_timed_out = true,
+                    _ => dyno.drained |= dyno.draining_at.is_some(),
+                }
+            }
+        }
+        Happening::Boot(index) => world.boot(index),
+        Happening::Exit(index) => world.exit(index),
+        Happening::Wait(ms) => world.now += ms,
+        // Formation dynos vanish with the code; a later deploy brings it back.
+        Happening::DropCode => world.desired.formation.iter_mut().for_each(|wanted| wanted.quantity = 0),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    /// The invariants are asserted by the world at every action; here: it settles after each happening,
+    /// settling twice changes nothing, and it converges once things go well.
+    #[test]
+    fn whatever_happens_the_invariants_hold_and_it_converges(
+        web in 0u32..4,
+        worker in 0u32..3,
+        surge in 1u32..4,
+        happenings in prop::collection::vec(happening(), 0..40),
+    ) {
+        let mut world = World::new(vec![wanted("web", web), wanted("worker", worker)]);
+        world.desired.max_surge = surge;
+        for each in happenings {
+            happen(&mut world, each);
+            world.settle();
+            prop_assert_eq!(world.settle(), 0, "settled means silent");
+        }
+        world.calm();
+        world.assert_converged();
+        prop_assert_eq!(plan(&world.desired, &world.actual, world.now), Plan::default());
+    }
+}
+
+#[test]
+fn a_dyno_that_is_stopped_while_it_waits_to_be_scaled_away_leaves() {
+    let mut world = World::new(vec![wanted("web", 2)]);
+    world.settle();
+    world.boot(1);
+    world.scale("web", 1);
+    world.actual.dynos[1].stop_requested = true;
+    world.calm();
+    world.assert_converged();
+}

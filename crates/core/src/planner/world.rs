@@ -1,0 +1,260 @@
+//! A model of a node for the planner's tests: carries actions out as the dyno manager does, and lets
+//! processes boot, crash and end when the test says so. Checks the invariants at every action.
+
+use super::*;
+use uuid::Uuid;
+
+/// Wanted and actual state of one app, the time, and what has been seen.
+pub struct World {
+    pub desired: AppDesired,
+    pub actual: AppActual,
+    pub now: Millis,
+    next_id: u128,
+    newest_created: i64,
+    /// When each dyno came up, by position in no particular order.
+    up_since: std::collections::BTreeMap<DynoId, Millis>,
+}
+
+pub fn wanted(process_type: &str, quantity: u32) -> DesiredType {
+    DesiredType {
+        process_type: process_type.into(),
+        command: format!("run {process_type}"),
+        quantity,
+        size: "basic".into(),
+    }
+}
+
+impl World {
+    pub fn new(formation: Vec<DesiredType>) -> Self {
+        let release = DesiredRelease { id: ReleaseId(Uuid::from_u128(1)), version: 1 };
+        Self {
+            desired: AppDesired { release: Some(release), restart_generation: 0, formation, max_surge: 100 },
+            actual: AppActual::default(),
+            now: 1_000_000,
+            next_id: 1,
+            newest_created: 0,
+            up_since: Default::default(),
+        }
+    }
+
+    pub fn deploy(&mut self) {
+        let version = self.desired.release.map_or(1, |release| release.version + 1);
+        self.desired.release =
+            Some(DesiredRelease { id: ReleaseId(Uuid::from_u128(version as u128)), version });
+    }
+
+    pub fn scale(&mut self, process_type: &str, quantity: u32) {
+        for wanted in &mut self.desired.formation {
+            if wanted.process_type == process_type {
+                wanted.quantity = quantity;
+            }
+        }
+        self.actual.crashes.retain(|crash| crash.process_type != process_type || crash.ordinal <= quantity);
+    }
+
+    fn find(&mut self, id: DynoId) -> &mut DynoActual {
+        self.actual.dynos.iter_mut().find(|dyno| dyno.id == id).expect("actions name dynos that are there")
+    }
+
+    fn healthy_web(&self) -> usize {
+        self.actual.dynos.iter().filter(|dyno| dyno.process_type == WEB && dyno.serves()).count()
+    }
+
+    fn wanted_web(&self) -> usize {
+        let web = self.desired.formation.iter().find(|wanted| wanted.process_type == WEB);
+        if self.desired.release.is_none() { 0 } else { web.map_or(0, |web| web.quantity as usize) }
+    }
+
+    /// Plans and carries out until nothing is left to do at this time; the number of rounds with actions.
+    pub fn settle(&mut self) -> usize {
+        for round in 0..20 {
+            let plan = plan(&self.desired, &self.actual, self.now);
+            if plan.actions.is_empty() {
+                assert!(plan.wake_at.is_none_or(|at| at > self.now), "a wake-up that lies in the past");
+                return round;
+            }
+            for action in plan.actions {
+                self.apply(action);
+            }
+        }
+        panic!("the planner never comes to rest: {:#?}", self.actual);
+    }
+
+    fn apply(&mut self, action: Action) {
+        let now = self.now;
+        match action {
+            Action::Create(new) => self.create(new),
+            Action::Spawn { dyno_id } => {
+                let dyno = self.find(dyno_id);
+                assert_eq!(dyno.phase, Phase::Created, "started twice");
+                dyno.phase = Phase::Starting;
+            }
+            Action::Retire { dyno_id, cause } => {
+                let (healthy_before, wanted) = (self.healthy_web(), self.wanted_web());
+                let dyno = self.find(dyno_id);
+                assert!(dyno.draining_at.is_none(), "retired twice");
+                dyno.retired = true;
+                dyno.draining_at = Some(now);
+                dyno.drained = dyno.process_type != WEB || dyno.phase != Phase::Up;
+                if cause != RetireCause::Stopped && healthy_before > self.healthy_web() {
+                    assert!(
+                        self.healthy_web() >= wanted.min(healthy_before),
+                        "{cause:?} left too few serving"
+                    );
+                }
+            }
+            Action::Stop { dyno_id } => {
+                let dyno = self.find(dyno_id);
+                assert!(dyno.stopping_at.is_none(), "stopped twice");
+                dyno.stopping_at = Some(now);
+            }
+            Action::Kill { dyno_id, .. } => self.find(dyno_id).killed = true,
+            Action::End { dyno_id } | Action::GiveUpAttach { dyno_id } => {
+                let phase = self.find(dyno_id).phase;
+                assert!(matches!(phase, Phase::Created | Phase::Crashed), "ended while its process runs");
+                self.actual.dynos.retain(|dyno| dyno.id != dyno_id);
+            }
+        }
+    }
+
+    fn create(&mut self, new: NewDyno) {
+        if let Some(old) = new.supersedes {
+            let old = self.find(old);
+            assert_eq!((old.process_type.as_str(), old.ordinal), (new.process_type.as_str(), new.ordinal));
+            old.retired = true;
+            if old.phase == Phase::Crashed {
+                let old = old.id;
+                self.actual.dynos.retain(|dyno| dyno.id != old);
+            } else {
+                assert_eq!(new.process_type, WEB, "only web is superseded while it runs");
+            }
+        }
+        let in_slot = || {
+            let slot = (new.process_type.as_str(), new.ordinal);
+            self.actual.dynos.iter().filter(move |dyno| (dyno.process_type.as_str(), dyno.ordinal) == slot)
+        };
+        assert!(in_slot().all(|dyno| dyno.retired), "two dynos with one label");
+        assert!(new.process_type == WEB || in_slot().count() == 0, "overlap of a type other than web");
+        assert!(new.release.version >= self.newest_created, "an older release after a newer one");
+        self.newest_created = new.release.version;
+        self.actual.dynos.push(DynoActual {
+            id: DynoId(Uuid::from_u128(self.next_id)),
+            kind: DynoKind::Formation,
+            process_type: new.process_type,
+            ordinal: new.ordinal,
+            release_version: new.release.version,
+            restart_generation: new.restart_generation,
+            size: new.size,
+            command: new.command,
+            phase: Phase::Created,
+            attached: false,
+            restart_requested: false,
+            stop_requested: false,
+            retired: false,
+            draining_at: None,
+            drained: false,
+            stopping_at: None,
+            boot_timed_out: false,
+            killed: false,
+            expires_at: None,
+            created_at: self.now,
+        });
+        self.next_id += 1;
+    }
+
+    /// A starting dyno becomes up.
+    pub fn boot(&mut self, index: usize) {
+        let now = self.now;
+        if let Some(dyno) = self.actual.dynos.get_mut(index)
+            && dyno.phase == Phase::Starting
+        {
+            dyno.phase = Phase::Up;
+            let id = dyno.id;
+            self.up_since.insert(id, now);
+        }
+    }
+
+    /// A process ends, as it was told to or by itself.
+    pub fn exit(&mut self, index: usize) {
+        let Some(dyno) = self.actual.dynos.get(index).cloned() else { return };
+        if !matches!(dyno.phase, Phase::Starting | Phase::Up) {
+            return;
+        }
+        if dyno.retired || dyno.kind != DynoKind::Formation {
+            self.actual.dynos.remove(index);
+            return;
+        }
+        self.actual.dynos[index].phase = Phase::Crashed;
+        let same =
+            |crash: &&mut Crash| (&crash.process_type, crash.ordinal) == (&dyno.process_type, dyno.ordinal);
+        let earlier = self.actual.crashes.iter_mut().find(same).map_or(0, |crash| {
+            let of_this = (crash.release_version, crash.restart_generation)
+                == (dyno.release_version, dyno.restart_generation);
+            if of_this { crash.crashes } else { 0 }
+        });
+        let up_for = self.up_since.get(&dyno.id).map(|since| self.now - since);
+        let (crashes, next_start_at) = after_crash(earlier, up_for, self.now);
+        self.actual
+            .crashes
+            .retain(|crash| (&crash.process_type, crash.ordinal) != (&dyno.process_type, dyno.ordinal));
+        self.actual.crashes.push(Crash {
+            process_type: dyno.process_type,
+            ordinal: dyno.ordinal,
+            release_version: dyno.release_version,
+            restart_generation: dyno.restart_generation,
+            crashes,
+            next_start_at,
+        });
+    }
+
+    /// Lets everything go well until nothing changes any more: processes boot and end when told to.
+    pub fn calm(&mut self) {
+        for _ in 0..60 {
+            let rounds = self.settle();
+            let mut moved = rounds > 0;
+            for index in (0..self.actual.dynos.len()).rev() {
+                let dyno = &mut self.actual.dynos[index];
+                if dyno.draining_at.is_some() && !dyno.drained {
+                    dyno.drained = true;
+                    moved = true;
+                }
+                if dyno.phase == Phase::Starting && dyno.stopping_at.is_none() && !dyno.killed {
+                    self.boot(index);
+                    moved = true;
+                } else if dyno.phase != Phase::Crashed && (dyno.stopping_at.is_some() || dyno.killed) {
+                    self.exit(index);
+                    moved = true;
+                }
+            }
+            if !moved {
+                // Wait until no slot cools off any more.
+                match plan(&self.desired, &self.actual, self.now).wake_at {
+                    Some(at) => self.now = at,
+                    None => return,
+                }
+            }
+        }
+        panic!("does not converge: {:#?}", self.actual);
+    }
+
+    /// Exactly what is wanted is up, and nothing else is there.
+    pub fn assert_converged(&self) {
+        let mut have: Vec<(String, u32)> = Vec::new();
+        for dyno in &self.actual.dynos {
+            assert_eq!(dyno.phase, Phase::Up, "{dyno:?}");
+            assert!(!dyno.retired, "{dyno:?}");
+            assert_eq!(Some(dyno.release_version), self.desired.release.map(|release| release.version));
+            assert_eq!(dyno.restart_generation, self.desired.restart_generation);
+            have.push((dyno.process_type.clone(), dyno.ordinal));
+        }
+        have.sort();
+        let mut want: Vec<(String, u32)> = Vec::new();
+        if self.desired.release.is_some() {
+            for wanted in &self.desired.formation {
+                want.extend((1..=wanted.quantity).map(|ordinal| (wanted.process_type.clone(), ordinal)));
+            }
+        }
+        want.sort();
+        assert_eq!(have, want);
+    }
+}
