@@ -12,3 +12,4 @@
 
 pub mod build;
 pub mod frame;
+pub mod router;

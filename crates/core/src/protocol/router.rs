@@ -1,0 +1,381 @@
+//! What control and the router (and the supervisor and the router) say to each other over `DIR/run/router.sock`.
+//!
+//! The router listens; control and the supervisor connect. Both sides open with a [`Hello`].
+//!
+//! ```text
+//! control -> router      hello, table, acknowledge
+//! supervisor -> router   hello, take_listeners
+//! router -> control      hello, table_applied, drained, request_log, leaving
+//! router -> supervisor   hello, listeners (with two file descriptors: router listener, API listener)
+//! ```
+//!
+//! A table is always whole: what it does not name is gone. Payloads are JSON; unknown fields and unknown
+//! frame types are ignored. Invariant: the golden bytes in the tests below never change for a version.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use super::frame::{Frame, FrameError, encode_into};
+use crate::{AppId, DynoId};
+
+/// Raised when a peer of the version before could misread what this one sends.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+const HELLO: u8 = 1;
+const TABLE: u8 = 2;
+const ACKNOWLEDGE: u8 = 3;
+const TAKE_LISTENERS: u8 = 4;
+const TABLE_APPLIED: u8 = 65;
+const DRAINED: u8 = 66;
+const REQUEST_LOG: u8 = 67;
+const LEAVING: u8 = 68;
+const LISTENERS: u8 = 69;
+
+/// The first frame in each direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol_version: u32,
+    /// SHA-256 of the sender's executable, hexadecimal; empty when unknown.
+    #[serde(default)]
+    pub binary_digest: String,
+    /// The router's: what tells one run of a router from the next. Zero from control and the supervisor.
+    #[serde(default)]
+    pub instance: u64,
+}
+
+/// Every app that has a host name. Replaces the table before it as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Stamped by control's link when it is published; comes back in [`TableApplied`].
+    pub version: u64,
+    #[serde(default)]
+    pub apps: Vec<RouteApp>,
+}
+
+/// One app as the router sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteApp {
+    pub app_id: AppId,
+    pub name: String,
+    /// Host names without port, lower case; `*.example.com` stands for one label.
+    pub hosts: Vec<String>,
+    /// H80.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// No release with code yet: H81.
+    #[serde(default)]
+    pub blank: bool,
+    /// How many web dynos are wanted; 0 answers H14.
+    #[serde(default)]
+    pub web_quantity: u32,
+    /// All web dynos crashed: H10 while there is no healthy target and none is booting.
+    #[serde(default)]
+    pub crashed: bool,
+    /// A web dyno is on its way: requests are held for up to 75 s, then H20.
+    #[serde(default)]
+    pub booting: bool,
+    /// The config var `ERROR_PAGE_URL`.
+    #[serde(default)]
+    pub error_page_url: Option<String>,
+    /// The config var `MAINTENANCE_PAGE_URL`.
+    #[serde(default)]
+    pub maintenance_page_url: Option<String>,
+    #[serde(default)]
+    pub targets: Vec<Target>,
+}
+
+/// One web dyno.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub dyno_id: DynoId,
+    /// The label for log lines: `web.1`.
+    pub name: String,
+    pub address: SocketAddr,
+    pub state: TargetState,
+}
+
+/// Whether a target gets new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetState {
+    Healthy,
+    /// Gets no new request; [`Drained`] is reported when the last one has ended.
+    Draining,
+}
+
+/// The records of `instance` up to and with `sequence` are on disk; the router may forget them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledge {
+    pub instance: u64,
+    pub sequence: u64,
+}
+
+/// The table of this version serves every request that arrives from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableApplied {
+    pub version: u64,
+}
+
+/// No request is in flight to this target, and none will be sent: it is draining or no longer in the table.
+/// Sent again after a reconnect for targets that the table still names as draining.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    pub dyno_id: DynoId,
+}
+
+/// Request records in rising order of sequence, sent again after a reconnect until acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestLog {
+    /// The run of a router that made the records. Sequences are unique and rise within it; a router passes on
+    /// what one before it left behind, so this need not be the sender's own.
+    pub instance: u64,
+    pub records: Vec<RequestRecord>,
+    /// How many records this instance has dropped in all because nobody acknowledged in time.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// One request that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    pub sequence: u64,
+    pub app_id: AppId,
+    /// Microseconds since the Unix epoch, when the request ended.
+    pub at_us: i64,
+    /// The whole text: `at=info method=GET path="/" ...`.
+    pub line: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Nothing {}
+
+/// Why a frame is no message.
+#[derive(Debug, Error)]
+pub enum MessageError {
+    #[error("the payload of router frame type {frame_type} is not what its type says")]
+    Payload { frame_type: u8, source: serde_json::Error },
+    #[error("a message does not fit into a frame")]
+    Frame(#[source] FrameError),
+}
+
+/// What the router is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToRouter {
+    Hello(Hello),
+    Table(RouteTable),
+    Acknowledge(Acknowledge),
+    /// Only from root: answer with [`FromRouter::Listeners`] and both listeners as SCM_RIGHTS.
+    TakeListeners,
+}
+
+/// What the router tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromRouter {
+    Hello(Hello),
+    TableApplied(TableApplied),
+    Drained(Drained),
+    RequestLog(RequestLog),
+    /// This router accepts no more connections; the next one already listens or soon will. It goes on
+    /// sending `drained` and `request_log` on this connection until it exits.
+    Leaving,
+    Listeners,
+}
+
+impl ToRouter {
+    /// The message as one frame.
+    ///
+    /// # Errors
+    /// It is over [`super::frame::MAX_FRAME_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+        match self {
+            Self::Hello(hello) => encode(HELLO, hello),
+            Self::Table(table) => encode(TABLE, table),
+            Self::Acknowledge(acknowledge) => encode(ACKNOWLEDGE, acknowledge),
+            Self::TakeListeners => encode(TAKE_LISTENERS, &Nothing {}),
+        }
+    }
+
+    /// The message in a frame, `None` when its type is unknown to this version.
+    ///
+    /// # Errors
+    /// The payload does not fit the type.
+    pub fn decode(frame: &Frame) -> Result<Option<Self>, MessageError> {
+        Ok(Some(match frame.frame_type {
+            HELLO => Self::Hello(decode(frame)?),
+            TABLE => Self::Table(decode(frame)?),
+            ACKNOWLEDGE => Self::Acknowledge(decode(frame)?),
+            TAKE_LISTENERS => Self::TakeListeners,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl FromRouter {
+    /// The message as one frame.
+    ///
+    /// # Errors
+    /// It is over [`super::frame::MAX_FRAME_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+        match self {
+            Self::Hello(hello) => encode(HELLO, hello),
+            Self::TableApplied(applied) => encode(TABLE_APPLIED, applied),
+            Self::Drained(drained) => encode(DRAINED, drained),
+            Self::RequestLog(log) => encode(REQUEST_LOG, log),
+            Self::Leaving => encode(LEAVING, &Nothing {}),
+            Self::Listeners => encode(LISTENERS, &Nothing {}),
+        }
+    }
+
+    /// The message in a frame, `None` when its type is unknown to this version.
+    ///
+    /// # Errors
+    /// The payload does not fit the type.
+    pub fn decode(frame: &Frame) -> Result<Option<Self>, MessageError> {
+        Ok(Some(match frame.frame_type {
+            HELLO => Self::Hello(decode(frame)?),
+            TABLE_APPLIED => Self::TableApplied(decode(frame)?),
+            DRAINED => Self::Drained(decode(frame)?),
+            REQUEST_LOG => Self::RequestLog(decode(frame)?),
+            LEAVING => Self::Leaving,
+            LISTENERS => Self::Listeners,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+fn encode<T: Serialize>(frame_type: u8, payload: &T) -> Result<Vec<u8>, MessageError> {
+    let payload =
+        serde_json::to_vec(payload).map_err(|source| MessageError::Payload { frame_type, source })?;
+    let mut bytes = Vec::with_capacity(payload.len() + 5);
+    encode_into(&mut bytes, frame_type, &payload).map_err(MessageError::Frame)?;
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(frame: &Frame) -> Result<T, MessageError> {
+    serde_json::from_slice(&frame.payload)
+        .map_err(|source| MessageError::Payload { frame_type: frame.frame_type, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::protocol::frame::Decoder;
+
+    fn app_id() -> AppId {
+        AppId(Uuid::from_u128(0x11))
+    }
+
+    fn dyno_id() -> DynoId {
+        DynoId(Uuid::from_u128(0x22))
+    }
+
+    /// The frame written by hand: length, type, payload.
+    fn golden(frame_type: u8, payload: &str) -> Vec<u8> {
+        let mut bytes = (payload.len() as u32 + 1).to_le_bytes().to_vec();
+        bytes.push(frame_type);
+        bytes.extend_from_slice(payload.as_bytes());
+        bytes
+    }
+
+    fn frame_of(bytes: &[u8]) -> Frame {
+        let mut decoder = Decoder::default();
+        decoder.push(bytes);
+        decoder.next_frame().expect("valid").expect("whole")
+    }
+
+    fn table() -> RouteTable {
+        RouteTable {
+            version: 7,
+            apps: vec![RouteApp {
+                app_id: app_id(),
+                name: "shop".into(),
+                hosts: vec!["shop.localhost".into()],
+                maintenance: false,
+                blank: false,
+                web_quantity: 1,
+                crashed: false,
+                booting: true,
+                error_page_url: Some("https://example.com/e".into()),
+                maintenance_page_url: None,
+                targets: vec![Target {
+                    dyno_id: dyno_id(),
+                    name: "web.1".into(),
+                    address: "10.1.0.2:5000".parse().expect("address"),
+                    state: TargetState::Draining,
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn messages_to_the_router_have_the_bytes_of_version_1() {
+        let app = r#"{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"draining"}]}"#;
+        let hello = Hello { protocol_version: 1, binary_digest: "ab".into(), instance: 0 };
+        let cases = [
+            (
+                ToRouter::Hello(hello),
+                golden(1, r#"{"protocol_version":1,"binary_digest":"ab","instance":0}"#),
+            ),
+            (ToRouter::Table(table()), golden(2, &format!(r#"{{"version":7,"apps":[{app}]}}"#))),
+            (
+                ToRouter::Acknowledge(Acknowledge { instance: 5, sequence: 9 }),
+                golden(3, r#"{"instance":5,"sequence":9}"#),
+            ),
+            (ToRouter::TakeListeners, golden(4, "{}")),
+        ];
+        for (message, bytes) in cases {
+            assert_eq!(message.encode().expect("small"), bytes);
+            assert_eq!(ToRouter::decode(&frame_of(&bytes)).expect("valid"), Some(message));
+        }
+    }
+
+    #[test]
+    fn messages_from_the_router_have_the_bytes_of_version_1() {
+        let record = RequestRecord { sequence: 9, app_id: app_id(), at_us: 3, line: r#"path="/""#.into() };
+        let log = RequestLog { instance: 5, records: vec![record], dropped: 2 };
+        let cases = [
+            (
+                FromRouter::Hello(Hello { protocol_version: 1, binary_digest: String::new(), instance: 5 }),
+                golden(1, r#"{"protocol_version":1,"binary_digest":"","instance":5}"#),
+            ),
+            (FromRouter::TableApplied(TableApplied { version: 7 }), golden(65, r#"{"version":7}"#)),
+            (
+                FromRouter::Drained(Drained { dyno_id: dyno_id() }),
+                golden(66, r#"{"dyno_id":"00000000-0000-0000-0000-000000000022"}"#),
+            ),
+            (
+                FromRouter::RequestLog(log),
+                golden(
+                    67,
+                    r#"{"instance":5,"records":[{"sequence":9,"app_id":"00000000-0000-0000-0000-000000000011","at_us":3,"line":"path=\"/\""}],"dropped":2}"#,
+                ),
+            ),
+            (FromRouter::Leaving, golden(68, "{}")),
+            (FromRouter::Listeners, golden(69, "{}")),
+        ];
+        for (message, bytes) in cases {
+            assert_eq!(message.encode().expect("small"), bytes);
+            assert_eq!(FromRouter::decode(&frame_of(&bytes)).expect("valid"), Some(message));
+        }
+    }
+
+    #[test]
+    fn fields_and_types_of_a_newer_version_are_ignored_and_missing_ones_have_defaults() {
+        let newer = golden(
+            2,
+            r#"{"version":1,"later":true,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"a","hosts":[],"x":1}]}"#,
+        );
+        let Some(ToRouter::Table(table)) = ToRouter::decode(&frame_of(&newer)).expect("valid") else {
+            panic!("not a table");
+        };
+        assert_eq!(table.apps[0].name, "a");
+        assert!(!table.apps[0].booting);
+        assert_eq!(ToRouter::decode(&frame_of(&golden(200, "?"))).expect("valid"), None);
+        assert_eq!(FromRouter::decode(&frame_of(&golden(200, "?"))).expect("valid"), None);
+        assert!(ToRouter::decode(&frame_of(&golden(2, "[]x"))).is_err());
+    }
+}
