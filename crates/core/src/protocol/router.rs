@@ -43,6 +43,19 @@ pub struct Hello {
     /// The router's: what tells one run of a router from the next. Zero from control and the supervisor.
     #[serde(default)]
     pub instance: u64,
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// Who says hello.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The newest connection of control replaces the one before it.
+    #[default]
+    Control,
+    Supervisor,
+    Router,
 }
 
 /// Every app that has a host name. Replaces the table before it as a whole.
@@ -314,11 +327,12 @@ mod tests {
     #[test]
     fn messages_to_the_router_have_the_bytes_of_version_1() {
         let app = r#"{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"draining"}]}"#;
-        let hello = Hello { protocol_version: 1, binary_digest: "ab".into(), instance: 0 };
+        let hello =
+            Hello { protocol_version: 1, binary_digest: "ab".into(), instance: 0, role: Role::Supervisor };
         let cases = [
             (
                 ToRouter::Hello(hello),
-                golden(1, r#"{"protocol_version":1,"binary_digest":"ab","instance":0}"#),
+                golden(1, r#"{"protocol_version":1,"binary_digest":"ab","instance":0,"role":"supervisor"}"#),
             ),
             (ToRouter::Table(table()), golden(2, &format!(r#"{{"version":7,"apps":[{app}]}}"#))),
             (
@@ -339,8 +353,13 @@ mod tests {
         let log = RequestLog { instance: 5, records: vec![record], dropped: 2 };
         let cases = [
             (
-                FromRouter::Hello(Hello { protocol_version: 1, binary_digest: String::new(), instance: 5 }),
-                golden(1, r#"{"protocol_version":1,"binary_digest":"","instance":5}"#),
+                FromRouter::Hello(Hello {
+                    protocol_version: 1,
+                    binary_digest: String::new(),
+                    instance: 5,
+                    role: Role::Router,
+                }),
+                golden(1, r#"{"protocol_version":1,"binary_digest":"","instance":5,"role":"router"}"#),
             ),
             (FromRouter::TableApplied(TableApplied { version: 7 }), golden(65, r#"{"version":7}"#)),
             (
