@@ -12,6 +12,7 @@ pub mod app;
 pub mod authorize;
 pub mod build;
 pub mod buildpack_installation;
+pub mod collaborator;
 pub mod config_var;
 pub mod dyno;
 pub mod dyno_size;
