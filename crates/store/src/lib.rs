@@ -17,6 +17,7 @@ pub mod buildpack_installations;
 pub mod builds;
 pub mod collaborators;
 pub mod config_snapshots;
+pub mod dyno_crashes;
 pub mod dynos;
 mod error;
 pub mod events;

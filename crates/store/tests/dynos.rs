@@ -1,0 +1,214 @@
+//! Rows of dynos and of the formation.
+
+use ferroku_core::dyno::{DynoKind, DynoState};
+use ferroku_core::planner::Crash;
+use ferroku_core::slug::ProcessTypes;
+use ferroku_core::{AppId, DynoId, ReleaseId};
+use ferroku_store::dynos::{NewDynoRow, OneOffOptions, Selector};
+use ferroku_store::{MasterKey, Result, Store, dyno_crashes, dynos, formations, sqlx, write};
+use uuid::Uuid;
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    store: Store,
+    app: AppId,
+    release: ReleaseId,
+}
+
+async fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let url = format!("sqlite://{}/test.sqlite", folder.path().display());
+    let store = Store::open(&url, MasterKey::new("k", [3; 32])).await.expect("opens");
+    let (app, release) = (AppId(Uuid::new_v4()), ReleaseId(Uuid::new_v4()));
+    let account = Uuid::new_v4().to_string();
+    let snapshot = Uuid::new_v4().to_string();
+    let rows: Result<()> = async {
+        write!(&store, tx => {
+            let run = |error| ferroku_store::StoreError::Query { action: "prepare a test", source: error };
+            sqlx::query("INSERT INTO account (id, email, password_hash, role, created_at, updated_at) VALUES ($1, 'a@b', '', 'owner', 0, 0)")
+                .bind(account.as_str()).execute(&mut *tx).await.map_err(run)?;
+            sqlx::query("INSERT INTO app (id, name, owner_id, stack, build_stack, region, uid_base, created_at, updated_at) VALUES ($1, 'shop', $2, 's', 's', 'eu', 1, 0, 0)")
+                .bind(app.to_string()).bind(account.as_str()).execute(&mut *tx).await.map_err(run)?;
+            sqlx::query("INSERT INTO config_snapshot (id, app_id, key_id, sealed, created_at) VALUES ($1, $2, 'k', '', 0)")
+                .bind(snapshot.as_str()).bind(app.to_string()).execute(&mut *tx).await.map_err(run)?;
+            sqlx::query("INSERT INTO release (id, app_id, version, description, status, config_snapshot_id, account_id, created_at, updated_at) VALUES ($1, $2, 1, 'd', 'succeeded', $3, $4, 0, 0)")
+                .bind(release.to_string()).bind(app.to_string()).bind(snapshot.as_str()).bind(account.as_str())
+                .execute(&mut *tx).await.map_err(run)?;
+            Ok(())
+        })
+    }
+    .await;
+    rows.expect("rows");
+    Fixture { _folder: folder, store, app, release }
+}
+
+fn types(list: &[(&str, &str)]) -> ProcessTypes {
+    list.iter().map(|(name, command)| ((*name).to_owned(), (*command).to_owned())).collect()
+}
+
+impl Fixture {
+    async fn apply(&self, list: &[(&str, &str)], first: bool, now: i64) -> Result<()> {
+        write!(&self.store, tx => { formations::apply_process_types(&mut tx, self.app, &types(list), first, now).await })
+    }
+
+    async fn formation(&self) -> Vec<(String, String, u32, i64)> {
+        let all = formations::list(&self.store, self.app).await.expect("lists");
+        all.into_iter().map(|one| (one.process_type, one.command, one.quantity, one.updated_at)).collect()
+    }
+
+    async fn dyno(
+        &self,
+        process_type: &str,
+        ordinal: u32,
+        options: Option<&OneOffOptions>,
+    ) -> Result<DynoId> {
+        let id = DynoId(Uuid::new_v4());
+        let new = NewDynoRow {
+            id,
+            app_id: self.app,
+            kind: if options.is_some() { DynoKind::Run } else { DynoKind::Formation },
+            process_type,
+            ordinal,
+            release_id: self.release,
+            release_version: 1,
+            restart_generation: 0,
+            size: "basic",
+            command: "sleep 1",
+            port: 23456,
+            attached: options.is_some(),
+            options,
+            expires_at: None,
+        };
+        write!(&self.store, tx => { dynos::create(&mut tx, self.store.key(), &new, 10).await })?;
+        Ok(id)
+    }
+}
+
+#[tokio::test]
+async fn process_types_follow_the_slug_and_keep_what_the_user_chose() -> Result<()> {
+    let fixture = fixture().await;
+    fixture.apply(&[("web", "a"), ("worker", "b")], true, 1).await?;
+    assert_eq!(
+        fixture.formation().await,
+        [("web".into(), "a".into(), 1, 1), ("worker".into(), "b".into(), 0, 1)]
+    );
+    let (app, store) = (fixture.app, &fixture.store);
+    let scaled: Result<()> =
+        write!(store, tx => { formations::update(&mut tx, app, "worker", 3, "standard-2x", 2).await });
+    scaled?;
+    fixture.apply(&[("worker", "c"), ("clock", "d")], false, 3).await?;
+    assert_eq!(
+        fixture.formation().await,
+        [("clock".into(), "d".into(), 0, 3), ("worker".into(), "c".into(), 3, 3)],
+        "web is gone, the worker keeps its number"
+    );
+    assert_eq!(formations::list(store, app).await?[1].size, "standard-2x");
+    let missing: Result<()> =
+        write!(store, tx => { formations::update(&mut tx, app, "web", 1, "basic", 4).await });
+    assert!(matches!(missing, Err(ferroku_store::StoreError::NotFound { what: "process type" })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dyno_row_keeps_each_step_and_a_crashed_one_its_label() -> Result<()> {
+    let fixture = fixture().await;
+    let (app, store) = (fixture.app, &fixture.store);
+    let id = fixture.dyno("web", 1, None).await?;
+    let steps: Result<()> = write!(store, tx => {
+        dynos::set_state(&mut tx, id, DynoState::Starting, Some("10.1.0.2:23456"), 11).await?;
+        dynos::set_state(&mut tx, id, DynoState::Up, None, 12).await?;
+        dynos::retire(&mut tx, id, false, 13).await?;
+        dynos::retire(&mut tx, id, true, 14).await?;
+        dynos::set_stopping(&mut tx, id, 15).await?;
+        dynos::set_stopping(&mut tx, id, 99).await
+    });
+    steps?;
+    let row = dynos::find(store, id).await?.expect("there");
+    assert_eq!(row.name(), "web.1");
+    assert_eq!(
+        (row.state, row.port, row.address.as_deref(), row.updated_at),
+        (DynoState::Up, Some(23456), Some("10.1.0.2:23456"), 12)
+    );
+    assert_eq!(
+        (row.retired_at, row.draining_at, row.stopping_at, row.ended_at),
+        (Some(13), Some(14), Some(15), None)
+    );
+    let ended: Result<()> = write!(store, tx => {
+        dynos::end(&mut tx, id, DynoState::Crashed, Some(143), 16).await?;
+        dynos::end(&mut tx, id, DynoState::Down, None, 17).await?;
+        dynos::set_state(&mut tx, id, DynoState::Up, None, 18).await
+    });
+    ended?;
+    let row = dynos::find(store, id).await?.expect("kept as history");
+    assert_eq!(
+        (row.state, row.exit_status, row.ended_at),
+        (DynoState::Crashed, Some(143), Some(16)),
+        "ends once"
+    );
+    assert!(dynos::list(store, app).await?.is_empty(), "retired and ended");
+
+    let crashed = fixture.dyno("web", 1, None).await?;
+    let end: Result<u64> = write!(store, tx => {
+        dynos::end(&mut tx, crashed, DynoState::Crashed, Some(1), 20).await?;
+        dynos::prune(&mut tx, 1_000).await
+    });
+    assert_eq!(end?, 1, "only the retired one is pruned");
+    assert_eq!(dynos::list(store, app).await?.iter().map(|dyno| dyno.id).collect::<Vec<_>>(), [crashed]);
+    assert!(dynos::list_living(store).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_one_off_was_asked_for_is_sealed_and_forgotten_at_its_end() -> Result<()> {
+    let fixture = fixture().await;
+    let store = &fixture.store;
+    let asked = OneOffOptions { environment: [("TOKEN".into(), "hush".into())].into(), terminal: true };
+    let id = fixture.dyno("run", 4321, Some(&asked)).await?;
+    assert!(dynos::options(store, id).await?.expect("there") == asked);
+    let raw: (String,) = sqlx::query_as("SELECT options FROM dyno WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_one(store.reader())
+        .await
+        .expect("row");
+    assert!(!raw.0.contains("hush"));
+    let ended: Result<()> =
+        write!(store, tx => { dynos::end(&mut tx, id, DynoState::Complete, Some(0), 11).await });
+    ended?;
+    assert!(dynos::options(store, id).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn asking_for_a_restart_or_a_stop_names_dynos_and_forgets_their_crashes() -> Result<()> {
+    let fixture = fixture().await;
+    let (app, store) = (fixture.app, &fixture.store);
+    let web = fixture.dyno("web", 1, None).await?;
+    let worker = fixture.dyno("worker", 1, None).await?;
+    let crash = |process_type: &str| Crash {
+        process_type: process_type.into(),
+        ordinal: 1,
+        release_version: 1,
+        restart_generation: 0,
+        crashes: 3,
+        next_start_at: 777,
+    };
+    let recorded: Result<u64> = write!(store, tx => {
+        dyno_crashes::record(&mut tx, app, &crash("web")).await?;
+        dyno_crashes::record(&mut tx, app, &crash("worker")).await?;
+        dynos::request_restart(&mut tx, app, &Selector::One(web), 30).await
+    });
+    assert_eq!(recorded?, 1);
+    assert_eq!(dyno_crashes::list(store, app).await?, [crash("worker")]);
+    let stopped: Result<u64> =
+        write!(store, tx => { dynos::request_stop(&mut tx, app, &Selector::Type("worker"), 31).await });
+    assert_eq!(stopped?, 1);
+    assert!(dyno_crashes::list(store, app).await?.is_empty());
+    let row = |id| dynos::find(store, id);
+    assert_eq!(row(web).await?.expect("there").restart_requested_at, Some(30));
+    assert_eq!(row(worker).await?.expect("there").stop_requested_at, Some(31));
+    let other: Result<u64> = write!(store, tx => {
+        dynos::request_stop(&mut tx, AppId(Uuid::new_v4()), &Selector::One(web), 32).await
+    });
+    assert_eq!(other?, 0, "another app's dyno");
+    Ok(())
+}
