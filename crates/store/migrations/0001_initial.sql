@@ -6,6 +6,11 @@ CREATE TABLE node_setting (
     value TEXT NOT NULL
 );
 
+-- Counters. Taking a number locks the row until the commit, so that the numbers that readers
+-- see never appear out of order. app_count only rises: a uid range is never given twice.
+INSERT INTO node_setting (key, value) VALUES ('event_sequence', '0');
+INSERT INTO node_setting (key, value) VALUES ('app_count', '0');
+
 CREATE TABLE account (
     id TEXT PRIMARY KEY,
     email TEXT NOT NULL UNIQUE,

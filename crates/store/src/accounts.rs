@@ -1,1 +1,148 @@
-//! Accounts: their rows.
+//! Accounts, and whom an access token belongs to.
+
+use crate::oauth_authorizations::authorization;
+use crate::row::{Columns, failed, failed_or_taken, word};
+use crate::{Connection, Result, Store, write};
+use ferroku_core::account::{Account, Role};
+use ferroku_core::oauth_authorization::OauthAuthorization;
+use ferroku_core::{AccountId, Millis};
+use sqlx::any::AnyRow;
+use std::collections::BTreeMap;
+
+/// An account to be made.
+#[derive(Debug)]
+pub struct NewAccount<'a> {
+    pub id: AccountId,
+    /// Kept in lower case.
+    pub email: &'a str,
+    pub name: Option<&'a str>,
+    /// In the PHC format (`$argon2id$...`).
+    pub password_hash: &'a str,
+    pub role: Role,
+}
+
+/// Makes an account.
+///
+/// # Errors
+/// [`crate::StoreError::Taken`] when the address has an account already.
+pub async fn create(tx: &mut Connection, new: &NewAccount<'_>, now: Millis) -> Result<Account> {
+    let account = Account {
+        id: new.id,
+        email: new.email.to_lowercase(),
+        name: new.name.map(str::to_owned),
+        role: new.role,
+        last_login_at: None,
+        created_at: now,
+        updated_at: now,
+    };
+    sqlx::query(
+        "INSERT INTO account (id, email, name, password_hash, role, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $6)",
+    )
+    .bind(account.id.to_string())
+    .bind(&account.email)
+    .bind(account.name.clone())
+    .bind(new.password_hash)
+    .bind(word(&account.role))
+    .bind(now)
+    .execute(&mut *tx)
+    .await
+    .map_err(failed_or_taken("create an account", "email address"))?;
+    Ok(account)
+}
+
+/// The account with this id.
+///
+/// # Errors
+/// The database failed.
+pub async fn find(store: &Store, id: AccountId) -> Result<Option<Account>> {
+    let row = sqlx::query("SELECT * FROM account WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(store.reader())
+        .await
+        .map_err(failed("find an account"))?;
+    row.as_ref().map(account).transpose()
+}
+
+/// The account with this email address, whatever its case.
+///
+/// # Errors
+/// The database failed.
+pub async fn find_by_email(store: &Store, email: &str) -> Result<Option<Account>> {
+    Ok(find_with_password_hash(store, email).await?.map(|(account, _)| account))
+}
+
+/// The account with this email address and its password's hash, to check a login.
+///
+/// # Errors
+/// The database failed.
+pub async fn find_with_password_hash(store: &Store, email: &str) -> Result<Option<(Account, String)>> {
+    let row = sqlx::query("SELECT * FROM account WHERE email = $1")
+        .bind(email.to_lowercase())
+        .fetch_optional(store.reader())
+        .await
+        .map_err(failed("find an account"))?;
+    row.map(|row| Ok((account(&row)?, row.text("password_hash")?))).transpose()
+}
+
+/// Whose access token has this hash (lower-case hex SHA-256), if it has not expired at `now`.
+///
+/// # Errors
+/// The database failed.
+pub async fn by_token_hash(
+    store: &Store,
+    token_hash: &str,
+    now: Millis,
+) -> Result<Option<(Account, OauthAuthorization)>> {
+    let row = sqlx::query(
+        "SELECT * FROM oauth_authorization WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+    )
+    .bind(token_hash)
+    .bind(now)
+    .fetch_optional(store.reader())
+    .await
+    .map_err(failed("look an access token up"))?;
+    let Some(row) = row else { return Ok(None) };
+    let authorization = authorization(&row)?;
+    Ok(find(store, authorization.account_id).await?.map(|account| (account, authorization)))
+}
+
+/// Every account's email address by id; a node has few accounts.
+///
+/// # Errors
+/// The database failed.
+pub async fn emails(store: &Store) -> Result<BTreeMap<AccountId, String>> {
+    let rows = sqlx::query("SELECT id, email FROM account")
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list accounts"))?;
+    rows.iter().map(|row| Ok((row.parsed("id")?, row.text("email")?))).collect()
+}
+
+/// Notes that somebody logged in with the account's password.
+///
+/// # Errors
+/// The database failed.
+pub async fn record_login(store: &Store, id: AccountId, now: Millis) -> Result<()> {
+    write!(store, tx => {
+        sqlx::query("UPDATE account SET last_login_at = $1 WHERE id = $2")
+            .bind(now)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("note a login"))?;
+        Ok(())
+    })
+}
+
+fn account(row: &AnyRow) -> Result<Account> {
+    Ok(Account {
+        id: row.parsed("id")?,
+        email: row.text("email")?,
+        name: row.optional_text("name")?,
+        role: row.word("role")?,
+        last_login_at: row.optional_integer("last_login_at")?,
+        created_at: row.integer("created_at")?,
+        updated_at: row.integer("updated_at")?,
+    })
+}

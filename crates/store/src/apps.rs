@@ -1,1 +1,273 @@
-//! Apps: their rows.
+//! Apps.
+//!
+//! Creating one writes its first two releases too, so that every app always has a current release with a
+//! config snapshot. Destroying one removes all its rows and leaves a job that takes away what it has on disk
+//! and in memory; that job is the only trace by then.
+
+use crate::events::NewEvent;
+use crate::node_settings::{APP_COUNT, take_number};
+use crate::releases::{ConfigChange, NewRelease, SlugChange};
+use crate::row::{Columns, failed, failed_or_taken};
+use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, releases, write};
+use ferroku_core::app::App;
+use ferroku_core::event::Actor;
+use ferroku_core::release::{FIRST_DESCRIPTIONS, ReleaseStatus};
+use ferroku_core::uids::{APP_UIDS, FIRST_APP_UID};
+use ferroku_core::{AccountId, AppId, Millis, ReleaseId};
+use serde::{Deserialize, Serialize};
+use sqlx::any::AnyRow;
+use uuid::Uuid;
+
+/// Kind of the job that finishes an app's destruction.
+pub const DESTROY_JOB: &str = "app.destroy";
+
+/// An app to be made; its owner is the actor.
+#[derive(Debug)]
+pub struct NewApp<'a> {
+    pub id: AppId,
+    pub name: &'a str,
+    pub stack: &'a str,
+    pub region: &'a str,
+}
+
+/// What may be changed of an app; None leaves a thing as it is.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct AppChange {
+    pub name: Option<String>,
+    pub maintenance: Option<bool>,
+    pub build_stack: Option<String>,
+}
+
+/// Payload of a [`DESTROY_JOB`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destroyed {
+    pub app_id: AppId,
+    pub name: String,
+    /// Digests of the app's slugs. Another app may have a slug of the same digest.
+    pub slug_digests: Vec<String>,
+}
+
+/// Makes an app with its releases v1 and v2 and a uid range that no app ever had.
+///
+/// # Errors
+/// [`StoreError::Taken`] when there is an app of this name; [`StoreError::Refused`] when the node
+/// has run out of uid ranges.
+pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let number = take_number(&mut tx, APP_COUNT).await? - 1;
+        let app = App {
+            id: new.id,
+            name: new.name.to_owned(),
+            owner_id: actor.account_id,
+            stack: new.stack.to_owned(),
+            build_stack: new.stack.to_owned(),
+            region: new.region.to_owned(),
+            maintenance: false,
+            uid_base: uid_base(number)?,
+            buildpack_provided_description: None,
+            repo_size_bytes: 0,
+            slug_size_bytes: 0,
+            restart_generation: 0,
+            released_at: Some(now),
+            created_at: now,
+            updated_at: now,
+        };
+        insert(&mut tx, &app).await?;
+        let permissions = &collaborators::OWNER_PERMISSIONS;
+        collaborators::create(&mut tx, app.id, app.owner_id, permissions, now).await?;
+        let event = NewEvent { app_id: Some(app.id), actor, kind: "app.create", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        for description in FIRST_DESCRIPTIONS {
+            let release = NewRelease {
+                id: ReleaseId(Uuid::new_v4()),
+                app_id: app.id,
+                actor,
+                description: description.to_owned(),
+                status: ReleaseStatus::Succeeded,
+                slug: SlugChange::Keep,
+                config: ConfigChange::Keep,
+            };
+            releases::create(&mut tx, store.key(), release, now).await?;
+        }
+        Ok(app)
+    })
+}
+
+/// The app with this id or name.
+///
+/// # Errors
+/// The database failed.
+pub async fn find(store: &Store, id_or_name: &str) -> Result<Option<App>> {
+    let row = sqlx::query("SELECT * FROM app WHERE id = $1 OR name = $1")
+        .bind(id_or_name)
+        .fetch_optional(store.reader())
+        .await
+        .map_err(failed("find an app"))?;
+    row.as_ref().map(app).transpose()
+}
+
+/// The app with this id.
+///
+/// # Errors
+/// The database failed.
+pub async fn by_id(store: &Store, id: AppId) -> Result<Option<App>> {
+    find(store, &id.to_string()).await
+}
+
+/// Every app of the node, by name.
+///
+/// # Errors
+/// The database failed.
+pub async fn list(store: &Store) -> Result<Vec<App>> {
+    let rows = sqlx::query("SELECT * FROM app ORDER BY name")
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list apps"))?;
+    rows.iter().map(app).collect()
+}
+
+/// The apps that an account owns or collaborates on, by name.
+///
+/// # Errors
+/// The database failed.
+pub async fn list_for_account(store: &Store, account_id: AccountId) -> Result<Vec<App>> {
+    let rows = sqlx::query(
+        "SELECT * FROM app WHERE owner_id = $1 \
+         OR id IN (SELECT app_id FROM collaborator WHERE account_id = $1) ORDER BY name",
+    )
+    .bind(account_id.to_string())
+    .fetch_all(store.reader())
+    .await
+    .map_err(failed("list an account's apps"))?;
+    rows.iter().map(app).collect()
+}
+
+/// Changes an app and gives it as it is then.
+///
+/// # Errors
+/// [`StoreError::Taken`] when the new name belongs to another app; [`StoreError::NotFound`].
+pub async fn update(store: &Store, id: AppId, change: &AppChange, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let row = sqlx::query(
+            "UPDATE app SET name = COALESCE($1, name), maintenance = COALESCE($2, maintenance), \
+             build_stack = COALESCE($3, build_stack), updated_at = $4 WHERE id = $5 RETURNING *",
+        )
+        .bind(change.name.clone())
+        .bind(change.maintenance.map(i64::from))
+        .bind(change.build_stack.clone())
+        .bind(now)
+        .bind(id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed_or_taken("change an app", "app name"))?
+        .ok_or(StoreError::NotFound { what: "app" })?;
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.update", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        app(&row)
+    })
+}
+
+/// Notes how large the app's repository is.
+///
+/// # Errors
+/// The database failed.
+pub async fn set_repo_size(store: &Store, id: AppId, size_bytes: i64) -> Result<()> {
+    write!(store, tx => {
+        sqlx::query("UPDATE app SET repo_size_bytes = $1 WHERE id = $2")
+            .bind(size_bytes)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("note a repository's size"))?;
+        Ok(())
+    })
+}
+
+/// Removes every row of an app and writes the job that takes away the rest. Its name is free at once.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when it is gone already.
+pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Result<Destroyed> {
+    write!(store, tx => {
+        let text = id.to_string();
+        let row = sqlx::query("SELECT name FROM app WHERE id = $1")
+            .bind(&text)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed("find an app"))?
+            .ok_or(StoreError::NotFound { what: "app" })?;
+        let slugs = sqlx::query("SELECT DISTINCT digest FROM slug WHERE app_id = $1 ORDER BY digest")
+            .bind(&text)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(failed("list an app's slugs"))?;
+        let slug_digests = slugs.iter().map(|slug| slug.text("digest")).collect::<Result<_>>()?;
+        let destroyed = Destroyed { app_id: id, name: row.text("name")?, slug_digests };
+        // In the order of their references, so that neither database depends on its cascade's order.
+        for statement in [
+            "DELETE FROM dyno WHERE app_id = $1",
+            "DELETE FROM build WHERE app_id = $1",
+            "DELETE FROM release WHERE app_id = $1",
+            "DELETE FROM slug WHERE app_id = $1",
+            "DELETE FROM config_snapshot WHERE app_id = $1",
+            "DELETE FROM app WHERE id = $1",
+        ] {
+            sqlx::query(statement).bind(&text).execute(&mut *tx).await.map_err(failed("delete an app's rows"))?;
+        }
+        let payload = serde_json::to_string(&destroyed).expect("ids and strings have a JSON form");
+        jobs::create(&mut tx, DESTROY_JOB, Some(id), &payload, now).await?;
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.destroy", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        Ok(destroyed)
+    })
+}
+
+/// The first uid of the node's app number `number`, counted from 0.
+fn uid_base(number: i64) -> Result<u32> {
+    u32::try_from(number)
+        .ok()
+        .and_then(|number| number.checked_mul(APP_UIDS))
+        .and_then(|offset| offset.checked_add(FIRST_APP_UID))
+        // The whole range must lie below the largest uid, which stands for "no user".
+        .filter(|base| base.checked_add(APP_UIDS).is_some())
+        .ok_or_else(|| StoreError::Refused("This node has given away all its user id ranges.".to_owned()))
+}
+
+async fn insert(tx: &mut Connection, app: &App) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO app (id, name, owner_id, stack, build_stack, region, uid_base, released_at, \
+         created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $8)",
+    )
+    .bind(app.id.to_string())
+    .bind(&app.name)
+    .bind(app.owner_id.to_string())
+    .bind(&app.stack)
+    .bind(&app.build_stack)
+    .bind(&app.region)
+    .bind(i64::from(app.uid_base))
+    .bind(app.created_at)
+    .execute(&mut *tx)
+    .await
+    .map_err(failed_or_taken("create an app", "app name"))?;
+    Ok(())
+}
+
+fn app(row: &AnyRow) -> Result<App> {
+    Ok(App {
+        id: row.parsed("id")?,
+        name: row.text("name")?,
+        owner_id: row.parsed("owner_id")?,
+        stack: row.text("stack")?,
+        build_stack: row.text("build_stack")?,
+        region: row.text("region")?,
+        maintenance: row.flag("maintenance")?,
+        uid_base: row.number("uid_base")?,
+        buildpack_provided_description: row.optional_text("buildpack_provided_description")?,
+        repo_size_bytes: row.integer("repo_size_bytes")?,
+        slug_size_bytes: row.integer("slug_size_bytes")?,
+        restart_generation: row.integer("restart_generation")?,
+        released_at: row.optional_integer("released_at")?,
+        created_at: row.integer("created_at")?,
+        updated_at: row.integer("updated_at")?,
+    })
+}

@@ -1,1 +1,72 @@
-//! Events: their rows.
+//! Events: appended with each change, in its transaction; read in the order of their numbers.
+
+use crate::node_settings::{EVENT_SEQUENCE, take_number};
+use crate::row::{Columns, failed};
+use crate::{Connection, Result, Store};
+use ferroku_core::event::{Actor, Event};
+use ferroku_core::{AppId, Millis};
+use sqlx::any::AnyRow;
+
+/// An event to be written.
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    pub app_id: Option<AppId>,
+    pub actor: &'a Actor,
+    /// Noun and verb: `release.create`.
+    pub kind: &'a str,
+    /// What the app's log says, without the ` by user` ending; a line each for several.
+    pub log_message: Option<String>,
+}
+
+/// Writes an event and gives its number. Numbers become visible to readers in order.
+///
+/// # Errors
+/// The database failed.
+pub async fn append(tx: &mut Connection, event: NewEvent<'_>, now: Millis) -> Result<i64> {
+    let sequence = take_number(tx, EVENT_SEQUENCE).await?;
+    sqlx::query(
+        "INSERT INTO event (sequence, app_id, account_id, email, kind, log_message, remote_address, \
+         request_id, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(sequence)
+    .bind(event.app_id.map(|id| id.to_string()))
+    .bind(event.actor.account_id.to_string())
+    .bind(&event.actor.email)
+    .bind(event.kind)
+    .bind(event.log_message)
+    .bind(event.actor.remote_address.clone())
+    .bind(event.actor.request_id.clone())
+    .bind(now)
+    .execute(&mut *tx)
+    .await
+    .map_err(failed("write an event"))?;
+    Ok(sequence)
+}
+
+/// The events behind number `sequence`, oldest first, at most `limit`.
+///
+/// # Errors
+/// The database failed.
+pub async fn after(store: &Store, sequence: i64, limit: i64) -> Result<Vec<Event>> {
+    let rows = sqlx::query("SELECT * FROM event WHERE sequence > $1 ORDER BY sequence LIMIT $2")
+        .bind(sequence)
+        .bind(limit)
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("read events"))?;
+    rows.iter().map(event).collect()
+}
+
+fn event(row: &AnyRow) -> Result<Event> {
+    Ok(Event {
+        sequence: row.integer("sequence")?,
+        app_id: row.optional_parsed("app_id")?,
+        account_id: row.parsed("account_id")?,
+        kind: row.text("kind")?,
+        log_message: row.optional_text("log_message")?,
+        email: row.text("email")?,
+        remote_address: row.optional_text("remote_address")?,
+        request_id: row.optional_text("request_id")?,
+        created_at: row.integer("created_at")?,
+    })
+}

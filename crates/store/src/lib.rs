@@ -26,6 +26,7 @@ pub mod jobs;
 pub mod node_settings;
 pub mod oauth_authorizations;
 pub mod releases;
+mod row;
 pub mod seal;
 pub mod slugs;
 mod sqlite;
