@@ -12,4 +12,5 @@
 
 pub mod build;
 pub mod frame;
+pub mod push;
 pub mod router;

@@ -1,0 +1,307 @@
+//! Pushes under way: who pushes to what, and the conversation with the hook.
+//!
+//! A push is registered when its request begins, under a one-time token that only its hook gets. The hook connects,
+//! shows the token, and becomes a [`PushSession`]: the handler (a build) writes text, asks for the archive, and gives
+//! the verdict.
+//!
+//! Invariants:
+//! - One push at a time per app holds the app's slot, from its hook's first word until its request has ended, so
+//!   until its references have moved. A second one is refused at once; never are both half done.
+//! - A token is good for one connection and dies with its request.
+
+use bytes::Bytes;
+use ferroku_core::AppId;
+use ferroku_core::app::App;
+use ferroku_core::event::Actor;
+use ferroku_core::protocol::frame::{Decoder, Frame, encode_into};
+use ferroku_core::protocol::push::{ArchiveEnd, Hello, SendArchive, Verdict, frame_type};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Time the hook has to say hello; it lists the pushed tree before it does.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
+/// Frames on their way to the hook. When the client reads slowly, the build waits.
+const OUTGOING_FRAMES: usize = 256;
+/// Archive pieces on their way to the disk, 128 KiB each.
+const ARCHIVE_PIECES: usize = 16;
+/// Read at once from the hook, in bytes: one archive piece and its header.
+const READ_BYTES: usize = 160 * 1024;
+/// Largest source archive, in bytes: a checkout of 1 GB and its tar headers.
+pub const MAX_ARCHIVE_BYTES: u64 = 1280 * 1024 * 1024;
+
+/// A push's archive could not be had.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    #[error("the client went away")]
+    Gone,
+    #[error("{0}")]
+    Git(String),
+    #[error("the source is larger than 1 GB: keep large files out of the repository")]
+    TooLarge,
+    #[error("cannot write the source archive")]
+    Io(#[from] std::io::Error),
+}
+
+/// Who pushes what.
+#[derive(Debug, Clone)]
+pub struct Push {
+    pub app: App,
+    pub actor: Actor,
+    /// `scheme://host:port` that the client used, for addresses in the text.
+    pub origin: String,
+}
+
+/// Every push under way. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Pushes {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: HashMap<String, Push>,
+    /// The token that holds each app's slot.
+    busy: HashMap<AppId, String>,
+    /// Apps that are being destroyed take no push.
+    closed: HashSet<AppId>,
+}
+
+/// A push's registration; dropping it forgets the token and frees the app's slot.
+#[derive(Debug)]
+pub struct PushGuard {
+    pushes: Pushes,
+    app_id: AppId,
+    token: String,
+}
+
+impl Pushes {
+    /// Registers a push; the token goes into its hook's environment.
+    pub fn register(&self, push: Push) -> PushGuard {
+        let mut bytes = [0u8; 32];
+        getrandom::fill(&mut bytes).expect("the kernel's random source answers once the system is up");
+        let token = hex::encode(bytes);
+        let app_id = push.app.id;
+        self.lock().waiting.insert(token.clone(), push);
+        PushGuard { pushes: self.clone(), app_id, token }
+    }
+
+    /// Redeems a token. The second value says whether the app's slot was free and is now this push's.
+    fn redeem(&self, token: &str) -> Option<(Push, bool)> {
+        let mut inner = self.lock();
+        let push = inner.waiting.remove(token)?;
+        let free = !inner.busy.contains_key(&push.app.id) && !inner.closed.contains(&push.app.id);
+        if free {
+            inner.busy.insert(push.app.id, token.to_owned());
+        }
+        Some((push, free))
+    }
+
+    /// Refuses every later push to the app.
+    pub fn close(&self, app_id: AppId) {
+        self.lock().closed.insert(app_id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // Every change is a single insertion or removal, so a panic elsewhere leaves no half change.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PushGuard {
+    /// The one-time token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+impl Drop for PushGuard {
+    fn drop(&mut self) {
+        let mut inner = self.pushes.lock();
+        inner.waiting.remove(&self.token);
+        if inner.busy.get(&self.app_id) == Some(&self.token) {
+            inner.busy.remove(&self.app_id);
+        }
+    }
+}
+
+/// The conversation with one hook.
+pub struct PushSession {
+    pub push: Push,
+    pub hello: Hello,
+    /// Whether the app's slot is this push's; otherwise it must be refused.
+    pub has_slot: bool,
+    /// Cancelled when the hook is gone: the client went away, or git was stopped.
+    pub gone: CancellationToken,
+    outgoing: mpsc::Sender<Frame>,
+    archive: mpsc::Receiver<Result<Bytes, ArchiveEnd>>,
+}
+
+impl PushSession {
+    /// Shows text to whoever pushes. Nothing happens when they are gone.
+    pub async fn text(&self, text: impl Into<Vec<u8>>) {
+        self.send(frame_type::TEXT, text.into()).await;
+    }
+
+    /// A handle that writes text and can be moved elsewhere.
+    pub fn writer(&self) -> TextWriter {
+        TextWriter { outgoing: self.outgoing.clone() }
+    }
+
+    /// Asks for the commit's archive and writes it to `path`; gives its size in bytes.
+    ///
+    /// # Errors
+    /// The client went away, git failed, the archive is over the limit, or the disk is full.
+    pub async fn archive(&mut self, commit: &str, path: &Path) -> Result<u64, ArchiveError> {
+        let request = serde_json::to_vec(&SendArchive { commit: commit.to_owned() }).expect("no map keys but strings");
+        self.send(frame_type::SEND_ARCHIVE, request).await;
+        let mut file = tokio::io::BufWriter::with_capacity(256 * 1024, tokio::fs::File::create(path).await?);
+        let mut total_bytes: u64 = 0;
+        loop {
+            match self.archive.recv().await {
+                None => return Err(ArchiveError::Gone),
+                Some(Ok(piece)) => {
+                    total_bytes += piece.len() as u64;
+                    if total_bytes > MAX_ARCHIVE_BYTES {
+                        return Err(ArchiveError::TooLarge);
+                    }
+                    file.write_all(&piece).await?;
+                }
+                Some(Err(ArchiveEnd { error: None })) => break,
+                Some(Err(ArchiveEnd { error: Some(error) })) => return Err(ArchiveError::Git(error)),
+            }
+        }
+        file.flush().await?;
+        Ok(total_bytes)
+    }
+
+    /// Gives the verdict, which ends the conversation.
+    pub async fn finish(self, verdict: Verdict) {
+        let payload = serde_json::to_vec(&verdict).expect("no map keys but strings");
+        self.send(frame_type::VERDICT, payload).await;
+    }
+
+    async fn send(&self, frame_type: u8, payload: Vec<u8>) {
+        // The hook is gone; `gone` says so to whoever needs to know.
+        let _ = self.outgoing.send(Frame { frame_type, payload }).await;
+    }
+}
+
+/// Writes text to the person who pushes.
+#[derive(Debug, Clone)]
+pub struct TextWriter {
+    outgoing: mpsc::Sender<Frame>,
+}
+
+impl TextWriter {
+    /// Shows text; nothing happens when nobody is there.
+    pub async fn text(&self, text: Vec<u8>) {
+        let _ = self.outgoing.send(Frame { frame_type: frame_type::TEXT, payload: text }).await;
+    }
+}
+
+/// Serves hooks until the task is dropped: `handle` gets each session and gives it its verdict. A session that is
+/// dropped without one is a refusal.
+pub async fn serve_hooks<F, Fut>(listener: UnixListener, pushes: Pushes, handle: F)
+where
+    F: Fn(PushSession) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (pushes, handle) = (pushes.clone(), handle.clone());
+                tokio::spawn(async move {
+                    if let Some(session) = open(stream, &pushes).await {
+                        handle(session).await;
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("the hook's socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Hears the hook's hello and makes the session.
+async fn open(stream: UnixStream, pushes: &Pushes) -> Option<PushSession> {
+    let (reader, writer) = stream.into_split();
+    let mut reader = FrameReader { reader, decoder: Decoder::default(), buffer: vec![0u8; READ_BYTES] };
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await.ok()??;
+    if hello.frame_type != frame_type::HELLO {
+        return None;
+    }
+    let mut hello: Hello = serde_json::from_slice(&hello.payload).ok()?;
+    let (push, has_slot) = pushes.redeem(&std::mem::take(&mut hello.token))?;
+    let (outgoing, outgoing_frames) = mpsc::channel(OUTGOING_FRAMES);
+    let (archive_sender, archive) = mpsc::channel(ARCHIVE_PIECES);
+    let gone = CancellationToken::new();
+    tokio::spawn(write_frames(writer, outgoing_frames));
+    tokio::spawn(read_archive(reader, archive_sender, gone.clone()));
+    Some(PushSession { push, hello, has_slot, gone, outgoing, archive })
+}
+
+struct FrameReader {
+    reader: OwnedReadHalf,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+}
+
+impl FrameReader {
+    /// The next frame; None when the hook is gone or broke the protocol.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Some(frame),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!("a hook broke the protocol: {error}");
+                    return None;
+                }
+            }
+            match self.reader.read(&mut self.buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.decoder.push(&self.buffer[..count]),
+            }
+        }
+    }
+}
+
+/// Reads until the hook closes the connection, and then says that it is gone.
+async fn read_archive(
+    mut reader: FrameReader,
+    archive: mpsc::Sender<Result<Bytes, ArchiveEnd>>,
+    gone: CancellationToken,
+) {
+    while let Some(frame) = reader.next().await {
+        let piece = match frame.frame_type {
+            frame_type::ARCHIVE => Ok(Bytes::from(frame.payload)),
+            frame_type::ARCHIVE_END => Err(serde_json::from_slice(&frame.payload)
+                .unwrap_or_else(|error| ArchiveEnd { error: Some(error.to_string()) })),
+            _ => continue,
+        };
+        // Nobody wants the rest: the session has ended. Reading goes on, so that the hook's end is seen.
+        let _ = archive.send(piece).await;
+    }
+    gone.cancel();
+}
+
+async fn write_frames(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>) {
+    while let Some(frame) = frames.recv().await {
+        let mut bytes = Vec::with_capacity(frame.payload.len() + 5);
+        if encode_into(&mut bytes, frame.frame_type, &frame.payload).is_err()
+            || writer.write_all(&bytes).await.is_err()
+        {
+            return;
+        }
+    }
+}
