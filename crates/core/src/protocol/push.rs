@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn main_and_master_deploy_and_other_references_do_not() {
         for branch in ["main", "master"] {
-            let plan = plan_push(&[update("refs/heads/x", "b"), update(&format!("refs/heads/{branch}"), "a")]);
+            let plan =
+                plan_push(&[update("refs/heads/x", "b"), update(&format!("refs/heads/{branch}"), "a")]);
             assert_eq!(plan, PushPlan::Deploy { object: "a".repeat(40), branch: branch.to_owned() });
         }
         let others = ["refs/heads/main2", "refs/tags/main", "refs/heads/feature/main", "main"];

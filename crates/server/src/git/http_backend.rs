@@ -105,7 +105,11 @@ pub async fn serve<H: Send + 'static>(
     Ok(response)
 }
 
-fn set_environment(command: &mut tokio::process::Command, repositories: &Repositories, request: &BackendRequest) {
+fn set_environment(
+    command: &mut tokio::process::Command,
+    repositories: &Repositories,
+    request: &BackendRequest,
+) {
     command
         .env("GATEWAY_INTERFACE", "CGI/1.1")
         .env("SERVER_PROTOCOL", "HTTP/1.1")

@@ -66,7 +66,13 @@ impl GitService {
     }
 
     /// Answers a request of somebody who may operate the app. `afterwards` runs once a push's program has ended.
-    pub async fn serve<F>(&self, endpoint: Endpoint, caller: Caller, request: Request, afterwards: F) -> Response
+    pub async fn serve<F>(
+        &self,
+        endpoint: Endpoint,
+        caller: Caller,
+        request: Request,
+        afterwards: F,
+    ) -> Response
     where
         F: FnOnce() + Send + 'static,
     {
@@ -77,7 +83,12 @@ impl GitService {
             Endpoint::InfoRefs => match service(&query) {
                 Some("git-receive-pack") => true,
                 Some("git-upload-pack") => false,
-                _ => return refuse(StatusCode::FORBIDDEN, "This git client is too old: it must speak smart HTTP."),
+                _ => {
+                    return refuse(
+                        StatusCode::FORBIDDEN,
+                        "This git client is too old: it must speak smart HTTP.",
+                    );
+                }
             },
         };
         if is_push && let Some(message) = disk_is_full(self.repositories.folder().as_path()) {

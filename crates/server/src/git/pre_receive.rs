@@ -11,8 +11,8 @@
 
 use ferroku_core::protocol::frame::{Decoder, Frame, FrameError, encode_into};
 use ferroku_core::protocol::push::{
-    ARCHIVE_PIECE_BYTES, ArchiveEnd, Commit, Hello, RefUpdate, SOCKET_VARIABLE, SendArchive, TOKEN_VARIABLE, VERSION,
-    Verdict, frame_type,
+    ARCHIVE_PIECE_BYTES, ArchiveEnd, Commit, Hello, RefUpdate, SOCKET_VARIABLE, SendArchive, TOKEN_VARIABLE,
+    VERSION, Verdict, frame_type,
 };
 use std::io::{BufRead, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,9 @@ enum HookError {
     TooManyUpdates,
     #[error("cannot read from git")]
     Input(#[source] std::io::Error),
-    #[error("the connection to the node's build service was lost; see `heroku releases` for whether the release was made, and push again if not")]
+    #[error(
+        "the connection to the node's build service was lost; see `heroku releases` for whether the release was made, and push again if not"
+    )]
     Lost,
     #[error("the node's build service answered something that this hook does not understand")]
     Protocol,
@@ -48,15 +50,16 @@ enum HookError {
 
 /// Runs the hook; the exit status is git's answer.
 pub fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            // Nobody is left to tell when this fails too.
-            let _ = writeln!(std::io::stderr(), " !     {error}.");
-            ExitCode::FAILURE
-        }
-    }
+    if decide() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the hook; whether the push is accepted.
+pub fn decide() -> bool {
+    run().unwrap_or_else(|error| {
+        // Nobody is left to tell when this fails too.
+        let _ = writeln!(std::io::stderr(), " !     {error}.");
+        false
+    })
 }
 
 fn run() -> Result<bool, HookError> {
@@ -81,7 +84,10 @@ fn converse(socket: &UnixStream) -> Result<bool, HookError> {
             match frame.frame_type {
                 frame_type::TEXT => {
                     let mut output = std::io::stdout().lock();
-                    output.write_all(&frame.payload).and_then(|()| output.flush()).map_err(HookError::Output)?;
+                    output
+                        .write_all(&frame.payload)
+                        .and_then(|()| output.flush())
+                        .map_err(HookError::Output)?;
                 }
                 frame_type::SEND_ARCHIVE => {
                     let request: SendArchive =
@@ -156,7 +162,8 @@ fn is_stale(update: &RefUpdate) -> bool {
 
 /// Output of a git command in the repository, or None when it failed.
 fn git_text(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output =
+        Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -260,7 +267,10 @@ mod tests {
         let mut commit = Commit::default();
         count_entry(&mut commit, b"100644 blob 8ab686eafeb1f44702738c8b0f24f2567c36da6d      14\tREADME");
         count_entry(&mut commit, b"120000 blob 8ab686eafeb1f44702738c8b0f24f2567c36da6d       6\ta\tb");
-        count_entry(&mut commit, b"160000 commit 8ab686eafeb1f44702738c8b0f24f2567c36da6d       -\tvendor/lib");
+        count_entry(
+            &mut commit,
+            b"160000 commit 8ab686eafeb1f44702738c8b0f24f2567c36da6d       -\tvendor/lib",
+        );
         assert_eq!((commit.paths, commit.size_bytes), (2, 20));
         assert_eq!(commit.submodules, ["vendor/lib"]);
     }

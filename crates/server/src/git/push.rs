@@ -160,7 +160,8 @@ impl PushSession {
     /// # Errors
     /// The client went away, git failed, the archive is over the limit, or the disk is full.
     pub async fn archive(&mut self, commit: &str, path: &Path) -> Result<u64, ArchiveError> {
-        let request = serde_json::to_vec(&SendArchive { commit: commit.to_owned() }).expect("no map keys but strings");
+        let request =
+            serde_json::to_vec(&SendArchive { commit: commit.to_owned() }).expect("no map keys but strings");
         self.send(frame_type::SEND_ARCHIVE, request).await;
         let mut file = tokio::io::BufWriter::with_capacity(256 * 1024, tokio::fs::File::create(path).await?);
         let mut total_bytes: u64 = 0;

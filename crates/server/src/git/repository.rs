@@ -160,7 +160,16 @@ impl Repositories {
         let mut command = tokio::process::Command::new("setpriv");
         let uid = GIT_UID.to_string();
         command
-            .args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--"])
+            .args([
+                "--reuid",
+                &uid,
+                "--regid",
+                &uid,
+                "--clear-groups",
+                "--no-new-privs",
+                "--inh-caps=-all",
+                "--",
+            ])
             .args(["prlimit", "--core=0"])
             .arg(format!("--nofile={MAX_OPEN_FILES}"))
             .arg(format!("--nproc={MAX_PROCESSES}"))
