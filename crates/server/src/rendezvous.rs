@@ -1,1 +1,209 @@
 //! Rendezvous: where `heroku run` meets the one-off dyno it started.
+//!
+//! The client opens a connection to the API port and sends the secret out of the
+//! dyno's `attach_url` (`rendezvous://HOST:PORT/SECRET`), with a line end
+//! (official CLI) or without (heroku3). It is answered `rendezvous\r\n`, alone,
+//! because clients throw their first read away; from then on bytes go both ways as
+//! they are, until the program has ended and all its output is sent.
+//!
+//! Without a terminal, the client says the end of its piped input by the byte
+//! EOT (0x04) behind the last of it. EOT inside binary input is told from that by
+//! what follows: nothing follows the real one.
+//!
+//! Invariants: a secret opens one connection, once, within [`SECRET_VALID`]; it
+//! lives in memory only, since the client of a restarted control has to run again anyway.
+//!
+//! Source: reference of the CLI's rendezvous client (`lib/commands/run`), heroku3's `rendezvous.py`.
+
+use bytes::Bytes;
+use ferroku_core::DynoId;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// What every secret begins with: no HTTP request begins so, because methods are upper-case.
+pub const SECRET_PREFIX: &str = "rdv.";
+
+/// Length of a secret in bytes: the prefix and 32 random bytes in hex. Fixed, because a client need not end it.
+pub const SECRET_BYTES: usize = SECRET_PREFIX.len() + 64;
+
+/// How long a secret may be used; Heroku gives up an unattached dyno after some 30 s (R13).
+pub const SECRET_VALID: Duration = Duration::from_secs(120);
+
+/// A session without a byte in either direction for so long is closed, as on Heroku.
+pub const IDLE_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Time between the greeting and the first output, so that they come in two reads on a plain connection too.
+const GREETING_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long nothing must follow an EOT for it to be the end of the input.
+const END_OF_INPUT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A client that takes no byte of output for so long is gone.
+const WRITE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Size of one read of input, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+const END_OF_TRANSMISSION: u8 = 0x04;
+
+/// The two ends of an attached dyno's terminal or pipes.
+#[derive(Debug)]
+pub struct AttachedStreams {
+    /// To the program; dropping it closes the program's standard input (hangs up its terminal).
+    pub input: mpsc::Sender<Bytes>,
+    /// From the program; ends when the program has ended and all is delivered.
+    pub output: mpsc::Receiver<Bytes>,
+    /// Whether it is a terminal: then EOT is a key like any other.
+    pub terminal: bool,
+}
+
+#[derive(Debug)]
+struct Issued {
+    dyno_id: DynoId,
+    expires: Instant,
+}
+
+/// The secrets that are waiting for their client. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Rendezvous(Arc<Mutex<HashMap<String, Issued>>>);
+
+impl Rendezvous {
+    /// No secrets yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a secret that opens one connection to this dyno.
+    pub fn issue(&self, dyno_id: DynoId) -> String {
+        let mut random = [0u8; 32];
+        getrandom::fill(&mut random).expect("the kernel's random source answers once the system is up");
+        let secret = format!("{SECRET_PREFIX}{}", hex::encode(random));
+        let now = Instant::now();
+        let mut issued = self.issued();
+        issued.retain(|_, entry| entry.expires > now);
+        issued.insert(secret.clone(), Issued { dyno_id, expires: now + SECRET_VALID });
+        secret
+    }
+
+    /// Uses a secret up; the dyno that it stands for.
+    pub fn redeem(&self, secret: &str) -> Option<DynoId> {
+        let entry = self.issued().remove(secret)?;
+        (entry.expires > Instant::now()).then_some(entry.dyno_id)
+    }
+
+    /// Makes the secrets of a dyno void: it has ended, or nobody came.
+    pub fn revoke(&self, dyno_id: DynoId) {
+        self.issued().retain(|_, entry| entry.dyno_id != dyno_id);
+    }
+
+    fn issued(&self) -> MutexGuard<'_, HashMap<String, Issued>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Greets a client whose secret was good. Output must come in a later read: attach only after it.
+///
+/// # Errors
+/// The client is gone.
+pub async fn greet(client: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+    client.write_all(b"rendezvous\r\n").await?;
+    client.flush().await?;
+    tokio::time::sleep(GREETING_PAUSE).await;
+    Ok(())
+}
+
+/// Passes bytes both ways until the program ends, the client goes away or nobody says anything for [`IDLE_LIMIT`].
+///
+/// # Errors
+/// The client is gone, or takes nothing.
+pub async fn bridge<S>(client: S, streams: AttachedStreams) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let AttachedStreams { input, mut output, terminal } = streams;
+    let last_byte = Mutex::new(Instant::now());
+    let touch = || *last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+
+    let to_program = async {
+        let gone = pass_input(&mut reader, input, terminal, &touch).await;
+        if gone {
+            return;
+        }
+        // The input has ended, the session has not: the output is still to come.
+        watch_for_client_gone(&mut reader).await;
+    };
+    let to_client = async {
+        while let Some(bytes) = output.recv().await {
+            touch();
+            timeout(WRITE_LIMIT, async {
+                writer.write_all(&bytes).await?;
+                writer.flush().await
+            })
+            .await??;
+        }
+        timeout(WRITE_LIMIT, writer.shutdown()).await?
+    };
+    let idle = async {
+        loop {
+            let since = *last_byte.lock().unwrap_or_else(PoisonError::into_inner);
+            if since.elapsed() >= IDLE_LIMIT {
+                return;
+            }
+            sleep_until(since + IDLE_LIMIT).await;
+        }
+    };
+    tokio::select! {
+        result = to_client => result,
+        () = to_program => Ok(()),
+        () = idle => Ok(()),
+    }
+}
+
+/// Passes input until it ends. True when the client is gone rather than at the end of its input.
+async fn pass_input(
+    reader: &mut (impl AsyncRead + Unpin),
+    input: mpsc::Sender<Bytes>,
+    terminal: bool,
+    touch: &impl Fn(),
+) -> bool {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut held_back = false;
+    loop {
+        let read = reader.read(&mut buffer);
+        let length = if held_back {
+            match timeout(END_OF_INPUT_PAUSE, read).await {
+                Ok(result) => result.unwrap_or(0),
+                Err(_) => return false,
+            }
+        } else {
+            read.await.unwrap_or(0)
+        };
+        if length == 0 {
+            return true;
+        }
+        touch();
+        let mut bytes = Vec::with_capacity(length + 1);
+        if std::mem::take(&mut held_back) {
+            bytes.push(END_OF_TRANSMISSION);
+        }
+        bytes.extend_from_slice(&buffer[..length]);
+        if !terminal && bytes.last() == Some(&END_OF_TRANSMISSION) {
+            bytes.pop();
+            held_back = true;
+        }
+        // A program that no longer reads is about to end; its output says when.
+        if !bytes.is_empty() && input.send(bytes.into()).await.is_err() {
+            return false;
+        }
+    }
+}
+
+async fn watch_for_client_gone(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = [0; 1024];
+    while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
+}
