@@ -45,6 +45,9 @@ const END_OF_INPUT_PAUSE: Duration = Duration::from_millis(200);
 /// A client that takes no byte of output for so long is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(600);
 
+/// How long the client has to close its side after the program has ended.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Size of one read of input, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -158,10 +161,13 @@ where
         }
     };
     tokio::select! {
-        result = to_client => result,
-        () = to_program => Ok(()),
-        () = idle => Ok(()),
+        result = to_client => result?,
+        () = to_program => return Ok(()),
+        () = idle => return Ok(()),
     }
+    // Closing a socket with unread input resets it, and the reset may overtake the last output.
+    let _ = timeout(LINGER, watch_for_client_gone(&mut reader)).await;
+    Ok(())
 }
 
 /// Passes input until it ends. True when the client is gone rather than at the end of its input.
@@ -173,6 +179,7 @@ async fn pass_input(
 ) -> bool {
     let mut buffer = vec![0; READ_BYTES];
     let mut held_back = false;
+    let mut begins = true;
     loop {
         let read = reader.read(&mut buffer);
         let length = if held_back {
@@ -187,11 +194,16 @@ async fn pass_input(
             return true;
         }
         touch();
+        let mut read = &buffer[..length];
+        if std::mem::take(&mut begins) {
+            // The line end behind the secret, where the client sends one.
+            read = read.strip_prefix(b"\r\n").or(read.strip_prefix(b"\n")).unwrap_or(read);
+        }
         let mut bytes = Vec::with_capacity(length + 1);
         if std::mem::take(&mut held_back) {
             bytes.push(END_OF_TRANSMISSION);
         }
-        bytes.extend_from_slice(&buffer[..length]);
+        bytes.extend_from_slice(read);
         if !terminal && bytes.last() == Some(&END_OF_TRANSMISSION) {
             bytes.pop();
             held_back = true;
