@@ -2,8 +2,8 @@
 
 use crate::context::Environment;
 use crate::output::Output;
-use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -110,7 +110,9 @@ fn copy_lines(reader: PipeReader, sink: &Output, prefix: &str) -> Vec<u8> {
         line.clear();
         match reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return tail,
-            Ok(_) => sink.bytes(if line == b"\n" { "" } else { prefix }, line.strip_suffix(b"\n").unwrap_or(&line)),
+            Ok(_) => {
+                sink.bytes(if line == b"\n" { "" } else { prefix }, line.strip_suffix(b"\n").unwrap_or(&line))
+            }
         }
         tail.extend_from_slice(&line);
         if tail.len() > MAX_TAIL_BYTES {

@@ -164,12 +164,18 @@ fn read_procfile(directory: &Path) -> Result<ProcessTypes, BuildError> {
 
 /// A program that failed for want of disk space seldom says so in a way that helps.
 fn explain_disk_full(error: BuildError, context: &BuildContext) -> BuildError {
-    let failed_step = matches!(error, BuildError::Python(_) | BuildError::Classic { .. } | BuildError::FetchBuildpack { .. });
+    let failed_step = matches!(
+        error,
+        BuildError::Python(_) | BuildError::Classic { .. } | BuildError::FetchBuildpack { .. }
+    );
     let plan = &context.plan;
-    match [plan.build_dir.as_path(), &plan.cache_dir, &std::env::temp_dir()].into_iter().find(|path| has_no_room(path)) {
-        Some(path) if failed_step => {
-            BuildError::DiskFull { detail: format!(": no room is left at {} of the build dyno", path.display()) }
-        }
+    match [plan.build_dir.as_path(), &plan.cache_dir, &std::env::temp_dir()]
+        .into_iter()
+        .find(|path| has_no_room(path))
+    {
+        Some(path) if failed_step => BuildError::DiskFull {
+            detail: format!(": no room is left at {} of the build dyno", path.display()),
+        },
         _ => error,
     }
 }

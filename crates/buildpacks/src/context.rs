@@ -109,12 +109,15 @@ impl BuildContext {
             Err(error) => return Err(BuildError::io("list the config vars in", directory, error)),
         };
         for entry in entries {
-            let name = entry.map_err(|error| BuildError::io("list the config vars in", directory, error))?.file_name();
+            let name = entry
+                .map_err(|error| BuildError::io("list the config vars in", directory, error))?
+                .file_name();
             if NOT_EXPORTED.iter().any(|forbidden| name == *forbidden) {
                 continue;
             }
             let path = directory.join(&name);
-            let value = fs::read(&path).map_err(|error| BuildError::io("read the config var", &path, error))?;
+            let value =
+                fs::read(&path).map_err(|error| BuildError::io("read the config var", &path, error))?;
             environment.insert(name, OsString::from_vec(value));
         }
         Ok(environment)

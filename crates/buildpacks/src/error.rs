@@ -81,6 +81,7 @@ pub fn is_disk_full(error: &io::Error) -> bool {
 pub fn has_no_room(path: &Path) -> bool {
     /// Less than this many bytes free means that a write of ordinary size has failed.
     const ROOM_BYTES: u64 = 64 * 1024;
-    rustix::fs::statvfs(path)
-        .is_ok_and(|stat| stat.f_bavail * stat.f_frsize < ROOM_BYTES || (stat.f_files > 0 && stat.f_favail == 0))
+    rustix::fs::statvfs(path).is_ok_and(|stat| {
+        stat.f_bavail * stat.f_frsize < ROOM_BYTES || (stat.f_files > 0 && stat.f_favail == 0)
+    })
 }

@@ -12,8 +12,10 @@ impl Buildpack for ProcfileOnly {
         Ok(match context.has_file("Procfile") {
             true => Detection::Passed { name: "Procfile".to_owned() },
             false => Detection::Failed {
-                help: vec!["The app has no file named Procfile in its root folder. Add one, such as:".to_owned(),
-                    "web: ./run.sh".to_owned()],
+                help: vec![
+                    "The app has no file named Procfile in its root folder. Add one, such as:".to_owned(),
+                    "web: ./run.sh".to_owned(),
+                ],
             },
         })
     }

@@ -57,7 +57,10 @@ pub fn resolve(name: &str, context: &BuildContext, directory: &Path) -> Result<C
         _ => match classic::fetch::Address::parse(short) {
             Some(address) => Box::new(ClassicBuildpack::fetch(short, &address, context, directory)?),
             None => {
-                return Err(BuildError::UnknownBuildpack { name: short.to_owned(), built_in: BUILT_IN.join(", ") });
+                return Err(BuildError::UnknownBuildpack {
+                    name: short.to_owned(),
+                    built_in: BUILT_IN.join(", "),
+                });
             }
         },
     };

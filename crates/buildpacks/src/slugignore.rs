@@ -23,7 +23,10 @@ pub fn apply(directory: &Path) -> Result<Option<usize>, BuildError> {
     match fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_SLUGIGNORE_BYTES => {}
         Ok(_) => {
-            return Err(BuildError::Slugignore { line: 1, reason: "it is not a file of at most 1 MB".to_owned() });
+            return Err(BuildError::Slugignore {
+                line: 1,
+                reason: "it is not a file of at most 1 MB".to_owned(),
+            });
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(BuildError::io("read", &path, error)),
@@ -44,7 +47,8 @@ pub fn apply(directory: &Path) -> Result<Option<usize>, BuildError> {
             continue;
         }
         if is_folder {
-            deleted += WalkDir::new(entry.path()).into_iter().flatten().filter(|e| !e.file_type().is_dir()).count();
+            deleted +=
+                WalkDir::new(entry.path()).into_iter().flatten().filter(|e| !e.file_type().is_dir()).count();
             walk.skip_current_dir();
         } else {
             deleted += 1;
@@ -112,9 +116,12 @@ mod tests {
         );
         check("/docs\n", &files, &["Procfile", "src/docs/b.md", "test.psd", "x/y.psd"], 2);
         check("docs/\n", &files, &["Procfile", "test.psd", "x/y.psd"], 3);
-        check("docs/*\n!docs/keep.txt\n", &files, &[
-            "Procfile", "docs/keep.txt", "src/docs/b.md", "test.psd", "x/y.psd",
-        ], 1);
+        check(
+            "docs/*\n!docs/keep.txt\n",
+            &files,
+            &["Procfile", "docs/keep.txt", "src/docs/b.md", "test.psd", "x/y.psd"],
+            1,
+        );
     }
 
     #[test]

@@ -52,7 +52,10 @@ pub fn unpack(archive: &Path, destination: &Path, strip_leading_folder: bool) ->
             _ => {}
         }
         if !entry.unpack_in(destination).map_err(broken)? {
-            return Err(BuildError::Source(format!("{} is outside of the archive's own folder", name.display())));
+            return Err(BuildError::Source(format!(
+                "{} is outside of the archive's own folder",
+                name.display()
+            )));
         }
     }
     match strip_leading_folder {
@@ -164,7 +167,11 @@ mod tests {
             let out = folder.path().join(format!("out{number}"));
             fs::create_dir(&out).expect("mkdir");
             let error = unpack(&tar, &out, false).expect_err("must be refused");
-            assert_eq!(error.outcome(), ferroku_core::protocol::build::BuildOutcome::SourceInvalid, "{error}");
+            assert_eq!(
+                error.outcome(),
+                ferroku_core::protocol::build::BuildOutcome::SourceInvalid,
+                "{error}"
+            );
             assert_eq!(fs::read_dir(&victim).expect("list").count(), 0);
         }
     }
@@ -177,7 +184,8 @@ mod tests {
             add(builder, "app-1/Procfile", 0o644, "web: x");
         });
         let gzip = folder.path().join("source.tgz");
-        let mut encoder = flate2::write::GzEncoder::new(File::create(&gzip).expect("create"), Default::default());
+        let mut encoder =
+            flate2::write::GzEncoder::new(File::create(&gzip).expect("create"), Default::default());
         io::copy(&mut File::open(&tar).expect("open"), &mut encoder).expect("compress");
         encoder.finish().expect("finish");
         let out = folder.path().join("out");

@@ -73,7 +73,9 @@ pub fn keep(slug_dir: &Path, spare_dir: &Path) -> io::Result<bool> {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(false);
             }
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => return Ok(false),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
     }
@@ -181,7 +183,8 @@ mod tests {
     #[test]
     fn a_tree_goes_round_and_shares_nothing_with_the_slug() {
         let folder = tempfile::tempdir().expect("tempdir");
-        let (slug, spare, build) = (folder.path().join("slug"), folder.path().join("spare"), folder.path().join("b"));
+        let (slug, spare, build) =
+            (folder.path().join("slug"), folder.path().join("spare"), folder.path().join("b"));
         let python = slug.join(".heroku/python");
         fs::create_dir_all(python.join("lib/x")).expect("mkdir");
         fs::create_dir(&build).expect("mkdir");
@@ -208,7 +211,8 @@ mod tests {
     #[test]
     fn links_that_an_app_planted_are_not_followed() {
         let folder = tempfile::tempdir().expect("tempdir");
-        let (slug, spare, build) = (folder.path().join("slug"), folder.path().join("spare"), folder.path().join("b"));
+        let (slug, spare, build) =
+            (folder.path().join("slug"), folder.path().join("spare"), folder.path().join("b"));
         let outside = folder.path().join("outside");
         for path in [&slug, &build, &outside.join("python")] {
             fs::create_dir_all(path).expect("mkdir");

@@ -13,8 +13,13 @@ use walkdir::WalkDir;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// `reference`: branch, tag or commit; none is the default branch.
-    Git { url: String, reference: Option<String> },
-    Tarball { url: String },
+    Git {
+        url: String,
+        reference: Option<String>,
+    },
+    Tarball {
+        url: String,
+    },
     /// A folder (with `bin/compile`, or a git repository) or a tarball on the node itself.
     Path(PathBuf),
 }
@@ -58,7 +63,8 @@ impl Address {
 /// # Errors
 /// A text for the user: what was tried and what came of it.
 pub fn fetch(address: &Address, environment: &Environment, directory: &Path) -> Result<(), String> {
-    fs::create_dir_all(directory).map_err(|error| format!("Cannot create {}: {error}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .map_err(|error| format!("Cannot create {}: {error}", directory.display()))?;
     match address {
         Address::Git { url, reference } => fetch_git(url, reference.as_deref(), environment, directory),
         Address::Tarball { url } => {
@@ -66,7 +72,9 @@ pub fn fetch(address: &Address, environment: &Environment, directory: &Path) -> 
             download(url, environment, &file)?;
             unpack(&file, directory)
         }
-        Address::Path(path) if path.is_file() && is_tarball(&path.to_string_lossy()) => unpack(path, directory),
+        Address::Path(path) if path.is_file() && is_tarball(&path.to_string_lossy()) => {
+            unpack(path, directory)
+        }
         Address::Path(path) if path.join("bin/compile").exists() => copy_folder(path, directory),
         Address::Path(path) if path.join(".git").exists() || path.join("HEAD").is_file() => {
             fetch_git(&path.to_string_lossy(), None, environment, directory)
@@ -86,7 +94,12 @@ fn is_tarball(path: &str) -> bool {
 }
 
 /// `fetch` instead of `clone`: takes a branch, a tag and a commit alike, and only that one commit.
-fn fetch_git(url: &str, reference: Option<&str>, environment: &Environment, directory: &Path) -> Result<(), String> {
+fn fetch_git(
+    url: &str,
+    reference: Option<&str>,
+    environment: &Environment,
+    directory: &Path,
+) -> Result<(), String> {
     let reference = reference.unwrap_or("HEAD");
     if url.starts_with('-') || reference.starts_with('-') {
         return Err("An address must not begin with \"-\".".to_owned());
@@ -113,7 +126,16 @@ fn fetch_git(url: &str, reference: Option<&str>, environment: &Environment, dire
 fn download(url: &str, environment: &Environment, file: &Path) -> Result<(), String> {
     if command::find_program("curl", environment).is_some() {
         let mut curl = command("curl", environment, Path::new("/"));
-        curl.args(["--fail", "--silent", "--show-error", "--location", "--retry", "2", "--connect-timeout", "20"]);
+        curl.args([
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--location",
+            "--retry",
+            "2",
+            "--connect-timeout",
+            "20",
+        ]);
         curl.arg("-o").arg(file).arg("--").arg(url);
         return run_quietly(curl, "curl");
     }
@@ -126,7 +148,9 @@ fn run_quietly(command: Command, name: &str) -> Result<(), String> {
     let captured = command::capture(command).map_err(|error| format!("{name} cannot be started: {error}"))?;
     match captured.status.success() {
         true => Ok(()),
-        false if captured.stderr.trim().is_empty() => Err(format!("{name}: {}", command::describe(captured.status))),
+        false if captured.stderr.trim().is_empty() => {
+            Err(format!("{name}: {}", command::describe(captured.status)))
+        }
         false => Err(captured.stderr.trim().to_owned()),
     }
 }
@@ -142,7 +166,8 @@ fn unpack(file: &Path, directory: &Path) -> Result<(), String> {
 
 /// Copies: a buildpack may write into its own folder (`export`), and the node's is read-only or shared.
 fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {
-    let fail = |path: &Path, error: &dyn std::fmt::Display| format!("Cannot copy {}: {error}", path.display());
+    let fail =
+        |path: &Path, error: &dyn std::fmt::Display| format!("Cannot copy {}: {error}", path.display());
     for entry in WalkDir::new(from).min_depth(1).follow_links(false) {
         let entry = entry.map_err(|error| fail(from, &error))?;
         let path = entry.path();
@@ -186,7 +211,10 @@ mod tests {
         check("git://host/r", git("git://host/r", None));
         check("git@github.com:o/r.git#main", git("git@github.com:o/r.git", Some("main")));
         check("https://host/x.tgz", Some(Address::Tarball { url: "https://host/x.tgz".to_owned() }));
-        check("https://host/x.tar.gz?a=b", Some(Address::Tarball { url: "https://host/x.tar.gz?a=b".to_owned() }));
+        check(
+            "https://host/x.tar.gz?a=b",
+            Some(Address::Tarball { url: "https://host/x.tar.gz?a=b".to_owned() }),
+        );
         check("file:///usr/local/bp", Some(Address::Path("/usr/local/bp".into())));
         check("/usr/local/bp", Some(Address::Path("/usr/local/bp".into())));
         check("file:///usr/local/bp#v1", git("/usr/local/bp", Some("v1")));

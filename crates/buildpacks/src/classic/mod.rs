@@ -137,7 +137,9 @@ fn make_executable(path: &Path) -> Result<(), BuildError> {
 
 fn start_reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "it cannot be started: the program named in its first line (#!) is not on this stack".to_owned(),
+        io::ErrorKind::NotFound => {
+            "it cannot be started: the program named in its first line (#!) is not on this stack".to_owned()
+        }
         _ => format!("it cannot be started: {error}"),
     }
 }

@@ -79,8 +79,13 @@ mod tests {
 
     fn check(text: &str, types: &[(&str, &str)], vars: &[(&str, &str)]) {
         let info = parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        assert_eq!(info, ReleaseInfo { default_process_types: map(types), config_vars: map(vars) }, "{text:?}");
+        let map =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(
+            info,
+            ReleaseInfo { default_process_types: map(types), config_vars: map(vars) },
+            "{text:?}"
+        );
     }
 
     #[test]
@@ -89,21 +94,32 @@ mod tests {
         check("--- {}\n", &[], &[]);
         check("---\naddons: []\n", &[], &[]);
         check("---\naddons:\n  - heroku-postgresql\nconfig_vars: {}\ndefault_process_types:\n", &[], &[]);
-        check("default_process_types:\n  web: ./run.sh --port $PORT\n", &[("web", "./run.sh --port $PORT")], &[]);
+        check(
+            "default_process_types:\n  web: ./run.sh --port $PORT\n",
+            &[("web", "./run.sh --port $PORT")],
+            &[],
+        );
         check(
             "---\nconfig_vars:\n  PATH: /app/bin:$PATH\n  N: 5\n  B: true\ndefault_process_types:\n  web: \"a: b\"\n  rake: 'it''s'\n",
             &[("rake", "it's"), ("web", "a: b")],
             &[("PATH", "/app/bin:$PATH"), ("N", "5"), ("B", "true")],
         );
         check("default_process_types: {\"web\": \"npm start\"}", &[("web", "npm start")], &[]);
-        check("default_process_types:\n  web: |\n    one\n  w: >\n    a\n    b\n", &[("w", "a b"), ("web", "one")], &[]);
+        check(
+            "default_process_types:\n  web: |\n    one\n  w: >\n    a\n    b\n",
+            &[("w", "a b"), ("web", "one")],
+            &[],
+        );
     }
 
     #[test]
     fn refuses_other_forms() {
         assert!(matches!(parse("a: [b\n"), Err(ReleaseError::Yaml(_))));
         assert_eq!(parse("- web\n"), Err(ReleaseError::NoMapping("the text as a whole")));
-        assert_eq!(parse("default_process_types: web\n"), Err(ReleaseError::NoMapping("default_process_types")));
+        assert_eq!(
+            parse("default_process_types: web\n"),
+            Err(ReleaseError::NoMapping("default_process_types"))
+        );
         assert_eq!(parse("config_vars:\n  A: [1]\n"), Err(ReleaseError::BadValue("A".to_owned())));
         let bad = parse("default_process_types:\n  \"a b\": x\n");
         assert_eq!(bad, Err(ReleaseError::BadProcessType("a b".to_owned())));

@@ -40,7 +40,9 @@ pub fn run(context: &BuildContext, site_packages: &Path) -> Result<(), BuildErro
         return Ok(());
     }
     if tail.contains("Unknown command: 'collectstatic'") {
-        context.output.detail("The app does not use django.contrib.staticfiles: there is nothing to collect.");
+        context
+            .output
+            .detail("The app does not use django.contrib.staticfiles: there is nothing to collect.");
         return Ok(());
     }
     Err(PythonError::Collectstatic { manage_py: shown, status: command::describe(status) }.into())
@@ -48,7 +50,8 @@ pub fn run(context: &BuildContext, site_packages: &Path) -> Result<(), BuildErro
 
 /// The `manage.py` nearest to the root, relative to it.
 fn find_manage_py(build_dir: &Path) -> Option<PathBuf> {
-    let is_foreign = |name: &std::ffi::OsStr| name == "node_modules" || name.to_string_lossy().starts_with('.');
+    let is_foreign =
+        |name: &std::ffi::OsStr| name == "node_modules" || name.to_string_lossy().starts_with('.');
     let mut found: Vec<(usize, PathBuf)> = WalkDir::new(build_dir)
         .min_depth(1)
         .max_depth(MAX_DEPTH)

@@ -25,7 +25,13 @@ pub enum PythonError {
     #[error(
         "Error: Python 2 cannot be used: {file} asks for '{found}'.\n\nPython 2 reached its end of life on 1 January 2020 and no stack has it.\n\nAvailable here: {available}.\n\nWrite '{suggestion}' into {file}{delete_hint}, make sure that the\ncode runs on Python 3, commit and push again."
     )]
-    Python2 { file: &'static str, found: String, available: String, suggestion: String, delete_hint: &'static str },
+    Python2 {
+        file: &'static str,
+        found: String,
+        available: String,
+        suggestion: String,
+        delete_hint: &'static str,
+    },
     #[error(
         "Error: Invalid Python version in {file}.\n\nThe Python version specified in your {file} file isn't in the\ncorrect format: it reads '{found}'.\n\n{expected}\n\nAvailable here: {available}."
     )]

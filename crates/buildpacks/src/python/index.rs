@@ -121,26 +121,42 @@ mod tests {
         for (name, _) in variables {
             environment.remove(OsStr::new(name));
         }
-        let found: Vec<(&str, &str)> =
-            environment.iter().map(|(k, v)| (k.to_str().expect("utf-8"), v.to_str().expect("utf-8"))).collect();
+        let found: Vec<(&str, &str)> = environment
+            .iter()
+            .map(|(k, v)| (k.to_str().expect("utf-8"), v.to_str().expect("utf-8")))
+            .collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn pip_settings_reach_uv() {
         check(&[], &[], &[]);
-        check(&[], &["[global]\nindex-url = https://a/simple\ncert = /c.pem\n"], &[
-            ("SSL_CERT_FILE", "/c.pem"),
-            ("UV_DEFAULT_INDEX", "https://a/simple"),
-        ]);
-        check(&[("PIP_INDEX_URL", "https://b")], &["[global]\nindex_url: https://a\n"], &[("UV_DEFAULT_INDEX", "https://b")]);
-        check(&[], &["[global]\nindex-url=x\n[install]\nindex-url=y\n[list]\nindex-url=z\n"], &[("UV_DEFAULT_INDEX", "y")]);
+        check(
+            &[],
+            &["[global]\nindex-url = https://a/simple\ncert = /c.pem\n"],
+            &[("SSL_CERT_FILE", "/c.pem"), ("UV_DEFAULT_INDEX", "https://a/simple")],
+        );
+        check(
+            &[("PIP_INDEX_URL", "https://b")],
+            &["[global]\nindex_url: https://a\n"],
+            &[("UV_DEFAULT_INDEX", "https://b")],
+        );
+        check(
+            &[],
+            &["[global]\nindex-url=x\n[install]\nindex-url=y\n[list]\nindex-url=z\n"],
+            &[("UV_DEFAULT_INDEX", "y")],
+        );
         check(&[], &["[global]\nindex-url=x\n", "[global]\nindex-url=y\n"], &[("UV_DEFAULT_INDEX", "y")]);
-        check(&[], &["[global]\n# c\nextra-index-url =\n    https://a\n    https://b\n"], &[
-            ("UV_EXTRA_INDEX_URL", "https://a https://b"),
-            ("UV_INDEX_STRATEGY", "unsafe-best-match"),
-        ]);
-        check(&[("PIP_FIND_LINKS", "/not/there https://l /usr")], &[], &[("UV_FIND_LINKS", "https://l,/usr")]);
+        check(
+            &[],
+            &["[global]\n# c\nextra-index-url =\n    https://a\n    https://b\n"],
+            &[("UV_EXTRA_INDEX_URL", "https://a https://b"), ("UV_INDEX_STRATEGY", "unsafe-best-match")],
+        );
+        check(
+            &[("PIP_FIND_LINKS", "/not/there https://l /usr")],
+            &[],
+            &[("UV_FIND_LINKS", "https://l,/usr")],
+        );
         check(&[("PIP_FIND_LINKS", "/not/there")], &[], &[]);
         check(&[("PIP_TRUSTED_HOST", "h"), ("UV_INSECURE_HOST", "own")], &[], &[]);
     }

@@ -52,7 +52,9 @@ pub fn install(context: &BuildContext, stack: &Runtime, runtime: &Runtime) -> Re
             set_home(&environment, &environment.join(RUNTIME).join("bin"))?;
         }
         context.output.step("Installing dependencies using 'uv pip install -r requirements.txt'");
-        context.output.detail("requirements.txt has not changed: all packages are taken from the last build.");
+        context
+            .output
+            .detail("requirements.txt has not changed: all packages are taken from the last build.");
         return Ok(());
     }
     let uv = Uv::obtain(context, stack)?;
@@ -82,7 +84,11 @@ pub fn site_packages(context: &BuildContext, runtime: &Runtime) -> PathBuf {
     context.file(ENVIRONMENT).join(format!("lib/python{}/site-packages", runtime.version.series()))
 }
 
-fn restore(context: &BuildContext, wanted: Option<&Installed>, environment: &Path) -> Result<bool, BuildError> {
+fn restore(
+    context: &BuildContext,
+    wanted: Option<&Installed>,
+    environment: &Path,
+) -> Result<bool, BuildError> {
     let placed = context.file(spare::PLACED);
     let Ok(text) = fs::read(placed.join(spare::MARKER)) else { return Ok(false) };
     let found: Option<Installed> = serde_json::from_slice(&text).ok();
@@ -92,7 +98,8 @@ fn restore(context: &BuildContext, wanted: Option<&Installed>, environment: &Pat
         context.output.step("Restoring cache");
         let parent = environment.parent().unwrap_or(environment);
         fs::create_dir_all(parent).map_err(|error| BuildError::io("create", parent, error))?;
-        fs::rename(&placed, environment).map_err(|error| BuildError::io("restore the packages to", environment, error))?;
+        fs::rename(&placed, environment)
+            .map_err(|error| BuildError::io("restore the packages to", environment, error))?;
         return Ok(true);
     }
     context.output.step("Discarding cache since:");
@@ -116,18 +123,23 @@ fn restore(context: &BuildContext, wanted: Option<&Installed>, environment: &Pat
 fn create(context: &BuildContext, uv: &Uv, runtime: &Runtime, environment: &Path) -> Result<(), BuildError> {
     // --relocatable: scripts find their Python beside them, in the build folder and at /app.
     let mut venv = command(uv.program(), &uv.environment(context)?, context.build_dir());
-    venv.args(["venv", "--quiet", "--relocatable", "--no-project", "--python"]).arg(&runtime.executable).arg(environment);
+    venv.args(["venv", "--quiet", "--relocatable", "--no-project", "--python"])
+        .arg(&runtime.executable)
+        .arg(environment);
     let (status, _) = command::run_and_remember(venv, &context.output, crate::output::DETAIL)
         .map_err(|source| PythonError::Start { step: "uv venv", source })?;
     if !status.success() {
-        return Err(PythonError::Install { python: runtime.version, status: command::describe(status) }.into());
+        return Err(
+            PythonError::Install { python: runtime.version, status: command::describe(status) }.into()
+        );
     }
     let Some(source) = &runtime.copy_from else { return Ok(()) };
     context.output.step(&format!("Installing Python {}", runtime.version));
     let target = environment.join(RUNTIME);
     copy_tree(source, &target)?;
     let link = environment.join("bin/python");
-    let relative = Path::new("..").join(RUNTIME).join("bin").join(format!("python{}", runtime.version.series()));
+    let relative =
+        Path::new("..").join(RUNTIME).join("bin").join(format!("python{}", runtime.version.series()));
     remove(&link)?;
     std::os::unix::fs::symlink(relative, &link).map_err(|error| BuildError::io("link", &link, error))?;
     set_home(environment, &target.join("bin"))
@@ -147,14 +159,17 @@ fn install_packages(
         .map_err(|source| PythonError::Start { step: "uv pip install", source })?;
     match status.success() {
         true => Ok(()),
-        false => Err(PythonError::Install { python: runtime.version, status: command::describe(status) }.into()),
+        false => {
+            Err(PythonError::Install { python: runtime.version, status: command::describe(status) }.into())
+        }
     }
 }
 
 fn mark(environment: &Path, installed: Option<&Installed>) -> Result<(), BuildError> {
     let Some(installed) = installed else { return Ok(()) };
     let path = environment.join(spare::MARKER);
-    let json = serde_json::to_vec(installed).map_err(|error| BuildError::io("write", &path, io::Error::other(error)))?;
+    let json = serde_json::to_vec(installed)
+        .map_err(|error| BuildError::io("write", &path, io::Error::other(error)))?;
     fs::write(&path, json).map_err(|error| BuildError::io("write", &path, error))
 }
 
@@ -180,7 +195,8 @@ fn move_editable_packages(context: &BuildContext, site_packages: &Path) -> Resul
         let path = entry.path();
         let text = fs::read_to_string(&path).map_err(|error| BuildError::io("read", &path, error))?;
         if text.contains(&from) {
-            fs::write(&path, text.replace(&from, APP_DIR)).map_err(|error| BuildError::io("write", &path, error))?;
+            fs::write(&path, text.replace(&from, APP_DIR))
+                .map_err(|error| BuildError::io("write", &path, error))?;
         }
     }
     Ok(())

@@ -147,8 +147,12 @@ fn run_hook(context: &BuildContext, hook: &'static str) -> Result<bool, BuildErr
     context.output.step(&format!("Running {hook} hook"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
         .map_err(|error| BuildError::io("make executable", &path, error))?;
-    let status = command::run(command(&path, &context.app_environment()?, context.build_dir()), &context.output, DETAIL)
-        .map_err(|source| PythonError::Start { step: hook, source })?;
+    let status = command::run(
+        command(&path, &context.app_environment()?, context.build_dir()),
+        &context.output,
+        DETAIL,
+    )
+    .map_err(|source| PythonError::Start { step: hook, source })?;
     match status.success() {
         true => Ok(true),
         false => Err(PythonError::Hook { hook, status: command::describe(status) }.into()),

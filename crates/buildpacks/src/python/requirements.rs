@@ -44,7 +44,10 @@ fn included(line: &str) -> Option<&str> {
 }
 
 fn is_local(line: &str) -> bool {
-    let path_like = line.starts_with(['.', '/']) || line.contains("file:") || line.contains("@ .") || line.contains("@ /");
+    let path_like = line.starts_with(['.', '/'])
+        || line.contains("file:")
+        || line.contains("@ .")
+        || line.contains("@ /");
     let archive = [".whl", ".tar.gz", ".zip"].iter().any(|end| line.ends_with(end)) && !line.contains("://");
     line.starts_with("-e") || line.starts_with("--editable") || path_like || archive
 }
@@ -67,9 +70,18 @@ mod tests {
     fn equal_files_have_equal_fingerprints_and_included_ones_count() {
         let plain = of(&[("requirements.txt", "django==5.2\n# -e .\ngunicorn # ./x\n")]);
         assert!(plain.is_some());
-        assert_eq!(plain, of(&[("requirements.txt", "django==5.2\n# -e .\ngunicorn # ./x\n"), ("other", "x")]));
+        assert_eq!(
+            plain,
+            of(&[("requirements.txt", "django==5.2\n# -e .\ngunicorn # ./x\n"), ("other", "x")])
+        );
         assert_ne!(plain, of(&[("requirements.txt", "django==5.2.1\n# -e .\ngunicorn # ./x\n")]));
-        for include in ["-r base/a.txt", "-rbase/a.txt", "--requirement=base/a.txt", "-c base/a.txt", "--constraint base/a.txt"] {
+        for include in [
+            "-r base/a.txt",
+            "-rbase/a.txt",
+            "--requirement=base/a.txt",
+            "-c base/a.txt",
+            "--constraint base/a.txt",
+        ] {
             let with = |text| of(&[("requirements.txt", include), ("base/a.txt", text), ("base/b.txt", "x")]);
             assert!(with("x==1\n-r b.txt").is_some(), "{include}");
             assert_ne!(with("x==1"), with("x==2"), "{include}");
@@ -78,7 +90,17 @@ mod tests {
 
     #[test]
     fn what_comes_from_the_source_itself_is_never_used_again() {
-        for line in ["-e .", "--editable ./x", ".", "./lib", "/opt/x", "x @ file:///tmp/x", "x @ ./x", "a.whl", "lib/x.tar.gz"] {
+        for line in [
+            "-e .",
+            "--editable ./x",
+            ".",
+            "./lib",
+            "/opt/x",
+            "x @ file:///tmp/x",
+            "x @ ./x",
+            "a.whl",
+            "lib/x.tar.gz",
+        ] {
             assert_eq!(of(&[("requirements.txt", line)]), None, "{line}");
         }
         assert_eq!(of(&[]), None);

@@ -36,7 +36,10 @@ pub fn of_stack(environment: &Environment) -> Result<Runtime, PythonError> {
 ///
 /// # Errors
 /// The file that says it is wrong.
-pub fn request(context: &BuildContext, stack: PythonVersion) -> Result<Option<(Origin, Request)>, BuildError> {
+pub fn request(
+    context: &BuildContext,
+    stack: PythonVersion,
+) -> Result<Option<(Origin, Request)>, BuildError> {
     for origin in [Origin::RuntimeTxt, Origin::PythonVersionFile] {
         let path = context.file(origin.file());
         if !path.is_file() {
@@ -95,13 +98,17 @@ pub fn find(
             let captured = command::capture(install)
                 .map_err(|source| PythonError::Start { step: "uv python install", source })?;
             if !captured.status.success() {
-                let reason = format!("The stack does not have it, and it cannot be downloaded:\n{}", captured.stderr.trim());
+                let reason = format!(
+                    "The stack does not have it, and it cannot be downloaded:\n{}",
+                    captured.stderr.trim()
+                );
                 return Err(unavailable(reason).into());
             }
             in_cache()
         }
     };
-    let mut runtime = downloaded.ok_or_else(|| unavailable("It was downloaded, but does not run on this stack.".into()))?;
+    let mut runtime =
+        downloaded.ok_or_else(|| unavailable("It was downloaded, but does not run on this stack.".into()))?;
     // .../bin/python3.13
     runtime.copy_from = runtime.executable.parent().and_then(Path::parent).map(Path::to_owned);
     Ok(runtime)
@@ -119,7 +126,8 @@ fn ask(program: &str, environment: &Environment) -> Result<Runtime, String> {
         return Err(format!("{program}: {}\n{}", command::describe(answer.status), answer.stderr.trim()));
     }
     let mut lines = answer.stdout.lines();
-    let version = lines.next().and_then(PythonVersion::parse).ok_or_else(|| format!("{program} names no version"))?;
+    let version =
+        lines.next().and_then(PythonVersion::parse).ok_or_else(|| format!("{program} names no version"))?;
     let executable = PathBuf::from(lines.next().unwrap_or_default());
     // python3.11 rather than python3: after an upgrade of the stack to 3.12 the one would run with packages of the other.
     let exact = executable.with_file_name(format!("python{}", version.series()));

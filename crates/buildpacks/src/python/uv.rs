@@ -38,11 +38,18 @@ impl Uv {
         let partial = cache.join("uv.partial");
         let _ = fs::remove_dir_all(&partial);
         let mut pip = command(&stack.executable, &context.environment, Path::new("/"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-cache-dir",
+        ]);
         pip.args(["--no-compile", "--no-warn-script-location", "--only-binary", ":all:", "--target"]);
         pip.arg(&partial).arg(format!("uv=={UV_VERSION}")).env("PIP_ROOT_USER_ACTION", "ignore");
-        let captured =
-            command::capture(pip).map_err(|source| PythonError::Start { step: "pip", source })?;
+        let captured = command::capture(pip).map_err(|source| PythonError::Start { step: "pip", source })?;
         if !captured.status.success() {
             return Err(PythonError::Uv { reason: captured.stderr.trim().to_owned() }.into());
         }
@@ -71,7 +78,7 @@ impl Uv {
         // A slug must share no inode with the cache, which later builds write to.
         set("UV_LINK_MODE", "copy".as_ref());
         // Byte code stays valid whatever becomes of file times between build and dyno.
-        set("PYC_INVALIDATION_MODE", "unchecked-hash".as_ref());
+        set("PYC_INVALIDATION_MODE", "UNCHECKED_HASH".as_ref());
         environment.entry("UV_HTTP_RETRIES".into()).or_insert_with(|| "2".into());
         Ok(environment)
     }

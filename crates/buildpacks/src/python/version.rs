@@ -125,7 +125,9 @@ impl Request {
                 available: available.to_owned(),
                 suggestion,
                 delete_hint: match origin {
-                    Origin::RuntimeTxt => " (or delete it, and write the\nversion alone into a file named .python-version)",
+                    Origin::RuntimeTxt => {
+                        " (or delete it, and write the\nversion alone into a file named .python-version)"
+                    }
                     Origin::PythonVersionFile => "",
                 },
             }),
@@ -169,7 +171,8 @@ mod tests {
     const STACK: PythonVersion = PythonVersion { major: 3, minor: 11, patch: 2 };
 
     fn check(origin: Origin, text: &str, expected: &str) {
-        let request = Request::parse(origin, text.as_bytes(), STACK, "Python 3.11.2").map(|request| request.to_string());
+        let request = Request::parse(origin, text.as_bytes(), STACK, "Python 3.11.2")
+            .map(|request| request.to_string());
         let shown = request.unwrap_or_else(|error| {
             let text = error.to_string();
             text.lines().next().unwrap_or_default().to_owned()
@@ -183,7 +186,16 @@ mod tests {
         check("python-3.12.1\n", "3.12.1");
         check("  python-3.12\r\n", "3.12");
         check("python-2.7.11", "Error: Python 2 cannot be used: runtime.txt asks for 'python-2.7.11'.");
-        for wrong in ["", "3.12", "python 3.12", "python-3", "python-3.12.1.1", "python-3.x", "pypy-3.9", "python-3..1"] {
+        for wrong in [
+            "",
+            "3.12",
+            "python 3.12",
+            "python-3",
+            "python-3.12.1.1",
+            "python-3.x",
+            "pypy-3.9",
+            "python-3..1",
+        ] {
             check(wrong, "Error: Invalid Python version in runtime.txt.");
         }
     }
@@ -194,16 +206,23 @@ mod tests {
         check("3.11\n", "3.11");
         check("# comment\n\n3.11.2 # why\r\n", "3.11.2");
         check("2.7", "Error: Python 2 cannot be used: .python-version asks for '2.7'.");
-        for wrong in ["", "# only\n", "3.11\n3.12\n", "python-3.11", "3.12-dev", "latest", "3", "99999999999.1"] {
+        for wrong in
+            ["", "# only\n", "3.11\n3.12\n", "python-3.11", "3.12-dev", "latest", "3", "99999999999.1"]
+        {
             check(wrong, "Error: Invalid Python version in .python-version.");
         }
     }
 
     #[test]
     fn the_text_for_python_2_says_what_to_write_instead() {
-        let error = Request::parse(Origin::RuntimeTxt, b"python-2.7.11", STACK, "Python 3.11.2").expect_err("refused");
+        let error = Request::parse(Origin::RuntimeTxt, b"python-2.7.11", STACK, "Python 3.11.2")
+            .expect_err("refused");
         let text = error.to_string();
-        assert!(text.contains("Available here: Python 3.11.2.") && text.contains("Write 'python-3.11' into runtime.txt"), "{text}");
+        assert!(
+            text.contains("Available here: Python 3.11.2.")
+                && text.contains("Write 'python-3.11' into runtime.txt"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -217,7 +236,10 @@ mod tests {
     #[test]
     fn full_versions_are_read_from_what_python_prints() {
         assert_eq!(PythonVersion::parse("3.11.2\n"), Some(STACK));
-        assert_eq!(PythonVersion::parse("3.15.0rc1").map(|version| version.to_string()), Some("3.15.0".to_owned()));
+        assert_eq!(
+            PythonVersion::parse("3.15.0rc1").map(|version| version.to_string()),
+            Some("3.15.0".to_owned())
+        );
         assert_eq!(PythonVersion::parse("3.11"), None);
     }
 }
