@@ -53,7 +53,8 @@ pub fn inherit(command: &mut Command, descriptors: &[&dyn AsFd]) -> io::Result<(
 /// # Errors
 /// No such descriptor was inherited.
 pub fn take_inherited(index: usize) -> io::Result<OwnedFd> {
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("descriptor 3 + {index} was not inherited"));
+    let missing =
+        || io::Error::new(io::ErrorKind::NotFound, format!("descriptor 3 + {index} was not inherited"));
     let number = RawFd::try_from(index).map_err(|_| missing())? + FIRST_INHERITED_FD;
     // SAFETY: fcntl on a number that is not open fails with EBADF and does nothing else.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
@@ -83,7 +84,10 @@ mod tests {
         let output = command.stdin(Stdio::null()).output().expect("sh runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let name = |listener: &TcpListener| {
-            std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).expect("open").display().to_string()
+            std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd()))
+                .expect("open")
+                .display()
+                .to_string()
         };
         assert_eq!(text, format!("{}\n{}\n2\n", name(&second), name(&first)));
     }

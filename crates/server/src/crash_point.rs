@@ -1,1 +1,42 @@
 //! Named points at which a test may kill this process.
+//!
+//! A kill test starts the node with `FERROKU_CRASH_AT=NAME`; the process that reaches that point
+//! then dies as by `kill -9`: nothing is flushed, no destructor runs. With `FERROKU_CRASH_ONCE=PATH`
+//! it does so only if it can make that file, so that the process that replaces it lives.
+//!
+//! Invariant: every name that is hit is in [`NAMES`]; a name that is not is a bug and panics in tests.
+
+use std::sync::OnceLock;
+
+/// Every crash point, named `noun.step`. Before and after each commit, rename and spawn.
+pub const NAMES: &[&str] = &[
+    // control
+    "control.before_ready",
+    "control.ready",
+];
+
+struct Target {
+    name: String,
+    once: Option<std::path::PathBuf>,
+}
+
+/// Dies here if the environment says so.
+pub fn hit(name: &str) {
+    debug_assert!(NAMES.contains(&name), "the crash point {name} is not in the list");
+    static TARGET: OnceLock<Option<Target>> = OnceLock::new();
+    let target = TARGET.get_or_init(|| {
+        let name = std::env::var("FERROKU_CRASH_AT").ok().filter(|name| !name.is_empty())?;
+        Some(Target { name, once: std::env::var_os("FERROKU_CRASH_ONCE").map(Into::into) })
+    });
+    let Some(target) = target else { return };
+    if target.name != name {
+        return;
+    }
+    if let Some(path) = &target.once
+        && std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err()
+    {
+        return;
+    }
+    // A failed kill of ourselves leaves nothing better to do than to go on.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}

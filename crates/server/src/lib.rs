@@ -3,6 +3,7 @@
 //! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
 
 pub mod api;
+pub mod args;
 pub mod auth;
 pub mod builds;
 pub mod control;

@@ -1,1 +1,32 @@
-fn main() {}
+//! The program `ferrokud`: picks what to be from its arguments, before any runtime exists.
+
+use clap::Parser;
+use ferroku_server::args::{Cli, Command};
+use ferroku_server::{control, env_command, supervisor};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let called_as_hook =
+        std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"pre-receive"));
+    let outcome = if called_as_hook {
+        Ok(ExitCode::FAILURE)
+    } else {
+        match Cli::parse().command {
+            Command::Server(args) => supervisor::run(args).map_err(Into::into),
+            Command::Restart(args) => supervisor::client::restart(&args.data).map_err(Into::into),
+            Command::Env(args) => env_command::run(&args.data),
+            Command::Control(args) => control::run(args.into()),
+            Command::Router(args) => control::run(args.into()),
+            Command::PreReceive => Ok(ExitCode::FAILURE),
+        }
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing is left to tell it to when stderr is gone too.
+            let _ = writeln!(std::io::stderr(), "ferrokud: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The command line of `ferrokud`.
+//!
+//! `server`, `restart` and `env` are for people; `control`, `router` and `pre-receive` are what the
+//! program starts of itself. Parsed before any asynchronous runtime exists, so that the supervisor
+//! stays single-threaded and small.
+
+use crate::node::NodeConfig;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The data folder when none is named.
+const DEFAULT_DATA: &str = "/var/lib/ferroku";
+
+#[derive(Debug, Parser)]
+#[command(name = "ferrokud", version, about = "A Heroku of your own", disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node: API and git, router, dynos. Stops everything it started on Ctrl-C or SIGTERM.
+    Server(NodeArgs),
+    /// Replace a running node's processes by the program now on disk; dynos go on.
+    Restart(DataArgs),
+    /// Print the shell exports that point the Heroku CLI and git at this node.
+    Env(DataArgs),
+    /// The control process (started by `server`).
+    #[command(hide = true)]
+    Control(NodeArgs),
+    /// The router process (started by `server`).
+    #[command(hide = true)]
+    Router(NodeArgs),
+    /// The git hook (started by git).
+    #[command(hide = true)]
+    PreReceive,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// The data folder
+    #[arg(long, value_name = "DIR", env = "FERROKU_DATA", default_value = DEFAULT_DATA)]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Where API and git listen, plain HTTP and TLS alike
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5080")]
+    pub listen: SocketAddr,
+    /// Where the router listens for the apps' visitors
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub router: SocketAddr,
+    /// Apps are served at NAME.DOMAIN
+    #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
+    pub domain: String,
+    /// Email of the account that owns the node; used at the first start
+    #[arg(long, value_name = "EMAIL", default_value = "owner@localhost")]
+    pub owner: String,
+    /// A postgres:// URL; without it the store is a SQLite file in the data folder
+    #[arg(long, value_name = "URL", env = "FERROKU_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+impl From<NodeArgs> for NodeConfig {
+    fn from(args: NodeArgs) -> Self {
+        Self {
+            data: args.data.data,
+            listen: args.listen,
+            router: args.router,
+            domain: args.domain,
+            owner_email: args.owner,
+            database_url: args.database_url,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let cli = Cli::try_parse_from(["ferrokud", "server"]).expect("no argument is required");
+        let Command::Server(args) = cli.command else { panic!("not server") };
+        assert_eq!(args.listen.port(), 5080);
+        assert_eq!(args.router.port(), 8080);
+        assert_eq!(args.domain, "localhost");
+    }
+}
