@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ferroku_server::args::{Cli, Command};
-use ferroku_server::{control, env_command, supervisor};
+use ferroku_server::{control, env_command, git, supervisor};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let called_as_hook =
         std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"pre-receive"));
     let outcome = if called_as_hook {
-        Ok(ExitCode::FAILURE)
+        Ok(git::pre_receive::main())
     } else {
         match Cli::parse().command {
             Command::Server(args) => supervisor::run(args).map_err(Into::into),
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             Command::Env(args) => env_command::run(&args.data),
             Command::Control(args) => control::run(args.into()),
             Command::Router(args) => control::run(args.into()),
-            Command::PreReceive => Ok(ExitCode::FAILURE),
+            Command::PreReceive => Ok(git::pre_receive::main()),
         }
     };
     match outcome {
