@@ -34,6 +34,7 @@ use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::{AppId, BuildId, Millis};
 use ferroku_logplex::{LogLine, Logplex};
 use ferroku_runtime::SandboxDriver;
+use ferroku_store::apps::Destroyed;
 use ferroku_store::{Store, apps, builds};
 use output::Output;
 use sha2::{Digest, Sha256};
@@ -147,7 +148,8 @@ impl Builds {
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub async fn app_destroyed(&self, app_id: AppId) -> std::io::Result<()> {
+    pub async fn app_destroyed(&self, destroyed: &Destroyed) -> anyhow::Result<()> {
+        let app_id = destroyed.app_id;
         self.0.git.pushes.close(app_id);
         for running in self.running().values().filter(|running| running.app_id == app_id) {
             running.cancel.cancel();
@@ -155,13 +157,15 @@ impl Builds {
         let repositories = self.0.git.repositories.clone();
         let cache = self.0.data.join("cache").join(app_id.to_string());
         let removed = tokio::task::spawn_blocking(move || {
-            repositories.remove(app_id).map_err(std::io::Error::other)?;
+            repositories.remove(app_id)?;
             match std::fs::remove_dir_all(&cache) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(anyhow::anyhow!("cannot remove {}: {error}", cache.display()))
+                }
                 _ => Ok(()),
             }
         });
-        removed.await.map_err(std::io::Error::other)??;
+        removed.await??;
         self.0.collect.notify_one();
         Ok(())
     }
@@ -235,6 +239,14 @@ impl Builds {
     fn log(&self, app_id: AppId, message: &str) {
         let at_us = jiff::Timestamp::now().as_microsecond();
         self.parts().logplex.append(app_id, LogLine::new(at_us, "app", "api", message));
+    }
+}
+
+#[cfg(test)]
+impl Default for Builds {
+    /// A service for tests in which nothing is built.
+    fn default() -> Self {
+        Self::new(Path::new("/nonexistent"))
     }
 }
 
