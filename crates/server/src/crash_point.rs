@@ -10,19 +10,22 @@ use std::sync::OnceLock;
 
 /// Every crash point, named `noun.step`. Before and after each commit, rename and spawn.
 pub const NAMES: &[&str] = &[
+    // api
+    "app.created",
+    "app.updated",
+    "app.before_destroy",
+    "app.destroyed",
+    "app_destruction.started",
+    "app_destruction.dynos_gone",
+    "app_destruction.builds_gone",
+    "app_destruction.before_finish",
+    "config_vars.before_commit",
+    "config_vars.committed",
+    "rollback.before_commit",
+    "rollback.committed",
     // control
     "control.before_ready",
     "control.ready",
-    // builds
-    "build.before_create",
-    "build.created",
-    "build.before_spawn",
-    "build.spawned",
-    "slug.before_rename",
-    "slug.renamed",
-    "slug.archived",
-    "release.before_commit",
-    "release.committed",
 ];
 
 struct Target {

@@ -5,6 +5,7 @@
 //! once, with the request's id.
 
 use axum::response::{IntoResponse, Response};
+use ferroku_store::StoreError;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -15,30 +16,46 @@ pub struct ApiError {
     /// Heroku's name for the kind of error: `not_found`, `invalid_params` ...
     pub id: &'static str,
     pub message: String,
+    /// What was not found, in the CLI's words: it tells `session` and `authorization` apart.
+    resource: Option<String>,
     /// Why, for the log; never shown to the client.
     cause: Option<anyhow::Error>,
 }
+
+/// The cause of an internal error on its way to the middleware that logs it with the request's id.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause(pub std::sync::Arc<anyhow::Error>);
 
 #[derive(Serialize)]
 struct Body<'a> {
     id: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<&'a str>,
 }
 
 impl ApiError {
     /// An error with this status, id and message.
     pub fn new(status: StatusCode, id: &'static str, message: impl Into<String>) -> Self {
-        Self { status, id, message: message.into(), cause: None }
+        Self { status, id, message: message.into(), resource: None, cause: None }
     }
 
     /// 404: `what` is the noun in Heroku's words, such as `app` or `release`.
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("Couldn't find that {what}."))
+        let message = format!("Couldn't find that {what}.");
+        Self { resource: Some(what.to_owned()), ..Self::new(StatusCode::NOT_FOUND, "not_found", message) }
     }
 
-    /// 401: no credentials, or wrong ones.
+    /// 401: wrong credentials.
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid credentials provided.")
+    }
+
+    /// 401: no credentials.
+    pub fn no_credentials() -> Self {
+        let message = "There were no credentials in your `Authorization` header. \
+                       Try `Authorization: Bearer <OAuth access token>`.";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
     /// 403.
@@ -61,6 +78,11 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_params", message)
     }
 
+    /// 429: too many requests.
+    pub fn rate_limit(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", message)
+    }
+
     /// 503: try again later.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", message)
@@ -79,11 +101,24 @@ impl ApiError {
     }
 }
 
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what } => Self::not_found(what),
+            StoreError::Refused(message) => Self::invalid_params(message),
+            StoreError::Taken { what } => Self::invalid_params(format!("That {what} is already taken.")),
+            error => Self::internal(error),
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Some(cause) = &self.cause {
-            tracing::error!("{cause:#}");
+        let body = Body { id: self.id, message: &self.message, resource: self.resource.as_deref() };
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause.into()));
         }
-        (self.status, axum::Json(Body { id: self.id, message: &self.message })).into_response()
+        response
     }
 }

@@ -1,6 +1,34 @@
 //! The event feed: tails the event table and writes what happened into the apps' logs.
+//!
+//! In: rows of the event table, in the order of their numbers. Out: `app[api]: Set FOO config vars by user
+//! me@example.com`, one log line for each line of an event's message.
+//!
+//! Invariants: an event's lines are in the log once, whenever this process dies: lines carry the event's number
+//! as their key, and the cursor kept in the store is never ahead of what the log has confirmed. An app that is
+//! gone gets no lines.
 
+use crate::node::Node;
+use ferroku_core::AppId;
+use ferroku_core::event::Event;
+use ferroku_logplex::LogLine;
+use ferroku_store::{apps, events, node_settings};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Setting that holds the number of the last event whose lines are in the logs.
+const CURSOR: &str = "event_feed_cursor";
+/// Log key that the events' numbers count within.
+const LOG_KEY: &str = "event";
+/// Events read at once.
+const BATCH: i64 = 200;
+/// The cursor is written after this many events: after a crash at most so many are read again.
+const CURSOR_EVERY: i64 = 100;
+/// Numbers kept for the lines of one event. A message of more lines keeps only the first ones.
+const LINES_PER_EVENT: u64 = 8;
+/// How long an event whose poke was lost waits.
+const TIMER: Duration = Duration::from_secs(5);
 
 /// Wakes the task that reads new events.
 #[derive(Debug, Default)]
@@ -12,5 +40,113 @@ impl EventFeed {
     /// Says that events may have been committed.
     pub fn poke(&self) {
         self.wake.notify_one();
+    }
+}
+
+/// Writes events into the logs for as long as the node lives.
+pub async fn run(node: Arc<Node>) {
+    let mut cursor = loop {
+        match read_cursor(&node).await {
+            Ok(cursor) => break cursor,
+            Err(error) => tracing::error!("cannot read the event feed's cursor, trying again: {error:#}"),
+        }
+        tokio::time::sleep(TIMER).await;
+    };
+    let mut written = cursor;
+    loop {
+        if let Err(error) = pass_on(&node, &mut cursor).await {
+            tracing::error!("cannot write events into the logs, trying again: {error:#}");
+        }
+        if cursor - written >= CURSOR_EVERY {
+            match node_settings::set(&node.store, CURSOR, &cursor.to_string()).await {
+                Ok(()) => written = cursor,
+                Err(error) => tracing::error!("cannot write the event feed's cursor: {error:#}"),
+            }
+        }
+        let _ = tokio::time::timeout(TIMER, node.events.wake.notified()).await;
+    }
+}
+
+async fn read_cursor(node: &Node) -> anyhow::Result<i64> {
+    Ok(match node_settings::get(&node.store, CURSOR).await? {
+        Some(text) => text.parse()?,
+        None => 0,
+    })
+}
+
+/// Writes the lines of every event behind `cursor` and moves it on.
+async fn pass_on(node: &Node, cursor: &mut i64) -> anyhow::Result<()> {
+    loop {
+        let batch = events::after(&node.store, *cursor, BATCH).await?;
+        let Some(last) = batch.last() else { return Ok(()) };
+        let next = last.sequence;
+        let mut exists: HashMap<AppId, bool> = HashMap::new();
+        for event in &batch {
+            let Some(app_id) = event.app_id else { continue };
+            if event.log_message.is_none() {
+                continue;
+            }
+            if !exists.contains_key(&app_id) {
+                exists.insert(app_id, apps::by_id(&node.store, app_id).await?.is_some());
+            }
+            if exists[&app_id] {
+                for (sequence, line) in lines(event) {
+                    node.logplex.append_keyed(app_id, LOG_KEY, sequence, line);
+                }
+            }
+        }
+        node.logplex.flush().await?;
+        *cursor = next;
+    }
+}
+
+/// The log lines of an event, each with its number within [`LOG_KEY`].
+fn lines(event: &Event) -> Vec<(u64, LogLine)> {
+    let message = event.log_message.as_deref().unwrap_or("");
+    let first = event.sequence.unsigned_abs() * LINES_PER_EVENT;
+    let text = |line: &str| format!("{line} by user {}", event.email);
+    let line = |line: &str| LogLine::new(event.created_at * 1000, "app", "api", text(line));
+    (first..first + LINES_PER_EVENT).zip(message.lines().map(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroku_core::app::{DEFAULT_REGION, DEFAULT_STACK};
+    use ferroku_core::event::Actor;
+    use ferroku_logplex::Filter;
+    use ferroku_store::accounts;
+    use ferroku_store::apps::NewApp;
+    use uuid::Uuid;
+
+    async fn history(node: &Node, app_id: AppId) -> Vec<String> {
+        let lines = node.logplex.history(app_id, 100, Filter::default()).await.expect("read");
+        lines.iter().map(|line| line.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_event_is_in_the_log_once_though_the_feed_starts_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let node = Node::for_tests(folder.path()).await;
+        let owner =
+            accounts::find_by_email(&node.store, "owner@example.com").await.expect("read").expect("made");
+        let actor =
+            Actor { account_id: owner.id, email: owner.email, remote_address: None, request_id: None };
+        let new = |id, name| NewApp { id, name, stack: DEFAULT_STACK, region: DEFAULT_REGION };
+        let (kept, gone) = (AppId(Uuid::new_v4()), AppId(Uuid::new_v4()));
+        apps::create(&node.store, &new(kept, "kept"), &actor, 1_000).await.expect("made");
+        apps::create(&node.store, &new(gone, "gone"), &actor, 1_000).await.expect("made");
+        apps::destroy(&node.store, gone, &actor, 2_000).await.expect("destroyed");
+        for _ in 0..2 {
+            // The cursor in the store is still that of the beginning, as after a crash.
+            let mut cursor = read_cursor(&node).await.expect("read");
+            pass_on(&node, &mut cursor).await.expect("written");
+        }
+        let at = "1970-01-01T00:00:01.000000+00:00";
+        let expected = ["Initial release", "Release v1 created", "Enable Logplex", "Release v2 created"]
+            .map(|text| format!("{at} app[api]: {text} by user owner@example.com"));
+        assert_eq!(history(&node, kept).await, expected);
+        assert!(history(&node, gone).await.is_empty());
+        assert!(!folder.path().join("logs").join(gone.to_string()).exists());
     }
 }

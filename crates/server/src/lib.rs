@@ -3,6 +3,7 @@
 //! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
 
 pub mod api;
+pub mod app_destruction;
 pub mod args;
 pub mod auth;
 pub mod builds;
@@ -14,7 +15,9 @@ pub mod error;
 pub mod events;
 pub mod git;
 pub mod listener;
+pub mod login;
 pub mod node;
+pub mod rate_limit;
 pub mod rendezvous;
 pub mod router_link;
 pub mod router_main;

@@ -1,11 +1,20 @@
 //! What every handler and background task of the control process shares.
 
+use crate::app_destruction::{self, Destructions};
 use crate::builds::Builds;
 use crate::dynos::DynoManager;
-use crate::events::EventFeed;
+use crate::events::{self, EventFeed};
+use crate::login::Logins;
+use crate::rate_limit::RateLimits;
+use crate::rendezvous::Rendezvous;
+use crate::router_link::RouterLink;
+use ferroku_core::Millis;
+use ferroku_logplex::Logplex;
+use ferroku_runtime::SandboxDriver;
 use ferroku_store::Store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How this node was told to run.
 #[derive(Debug, Clone)]
@@ -23,11 +32,94 @@ pub struct NodeConfig {
     pub database_url: Option<String>,
 }
 
+impl NodeConfig {
+    /// Where the store is.
+    pub fn store_url(&self) -> String {
+        match &self.database_url {
+            Some(url) => url.clone(),
+            None => format!("sqlite://{}", self.data.join("ferroku.sqlite").display()),
+        }
+    }
+
+    /// The URL at which an app of this name answers.
+    pub fn web_url(&self, app_name: &str) -> String {
+        match self.router.port() {
+            80 => format!("http://{app_name}.{}/", self.domain),
+            port => format!("http://{app_name}.{}:{port}/", self.domain),
+        }
+    }
+}
+
 /// The state of the control process. Held as `Arc<Node>`.
 pub struct Node {
     pub config: NodeConfig,
     pub store: Store,
+    /// Runs dynos; None only where none is ever run: in tests of handlers. Use [`Node::driver`].
+    pub driver: Option<Arc<SandboxDriver>>,
+    pub router: RouterLink,
+    pub logplex: Logplex,
+    pub rendezvous: Rendezvous,
     pub events: EventFeed,
     pub dynos: DynoManager,
     pub builds: Builds,
+    pub destructions: Destructions,
+    pub logins: Logins,
+    pub rate_limits: RateLimits,
+}
+
+impl Node {
+    /// Starts this part's background tasks: the event feed and what finishes destructions. To be called once.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn_tasks(self: &Arc<Self>) {
+        tokio::spawn(events::run(self.clone()));
+        tokio::spawn(app_destruction::run(self.clone()));
+    }
+
+    /// What runs dynos.
+    ///
+    /// # Panics
+    /// In a node that was made without one.
+    pub fn driver(&self) -> &Arc<SandboxDriver> {
+        self.driver.as_ref().expect("a node that runs dynos is made with a driver")
+    }
+}
+
+/// The time, in milliseconds since the epoch.
+pub fn now_ms() -> Millis {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+impl Node {
+    /// A node on a new SQLite store in `data` that runs no dynos and reaches no router.
+    pub async fn for_tests(data: &std::path::Path) -> Arc<Self> {
+        use crate::secrets;
+        let config = NodeConfig {
+            data: data.to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            router: ([127, 0, 0, 1], 8080).into(),
+            domain: "localhost".to_owned(),
+            owner_email: "owner@example.com".to_owned(),
+            database_url: None,
+        };
+        let key = secrets::master_key(data, &config.store_url()).expect("a master key");
+        let store = Store::open(&config.store_url(), key).await.expect("a store");
+        secrets::ensure_owner(&store, data, &config.owner_email).await.expect("an owner");
+        Arc::new(Self {
+            store,
+            driver: None,
+            router: RouterLink::connect(data.join("router.sock")),
+            logplex: Logplex::open(data.join("logs")).expect("logs"),
+            rendezvous: Rendezvous::new(),
+            events: EventFeed::default(),
+            dynos: DynoManager::default(),
+            builds: Builds::default(),
+            destructions: Destructions::default(),
+            logins: Logins::default(),
+            rate_limits: RateLimits::default(),
+            config,
+        })
+    }
 }

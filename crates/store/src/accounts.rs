@@ -1,9 +1,11 @@
 //! Accounts, and whom an access token belongs to.
 
+use crate::events::NewEvent;
 use crate::oauth_authorizations::authorization;
 use crate::row::{Columns, failed, failed_or_taken, word};
-use crate::{Connection, Result, Store, write};
+use crate::{Connection, Result, Store, StoreError, events, write};
 use ferroku_core::account::{Account, Role};
+use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
 use ferroku_core::{AccountId, Millis};
 use sqlx::any::AnyRow;
@@ -117,6 +119,38 @@ pub async fn emails(store: &Store) -> Result<BTreeMap<AccountId, String>> {
         .await
         .map_err(failed("list accounts"))?;
     rows.iter().map(|row| Ok((row.parsed("id")?, row.text("email")?))).collect()
+}
+
+/// When the node's first account was made: as good as the node itself. 0 without any.
+///
+/// # Errors
+/// The database failed.
+pub async fn first_created_at(store: &Store) -> Result<Millis> {
+    let row = sqlx::query("SELECT COALESCE(MIN(created_at), 0) AS created_at FROM account")
+        .fetch_one(store.reader())
+        .await
+        .map_err(failed("find the first account"))?;
+    row.integer("created_at")
+}
+
+/// Changes the account's full name.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when there is no such account.
+pub async fn rename(store: &Store, id: AccountId, name: &str, actor: &Actor, now: Millis) -> Result<Account> {
+    write!(store, tx => {
+        let row = sqlx::query("UPDATE account SET name = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+            .bind(name)
+            .bind(now)
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed("rename an account"))?
+            .ok_or(StoreError::NotFound { what: "account" })?;
+        let event = NewEvent { app_id: None, actor, kind: "account.update", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        account(&row)
+    })
 }
 
 /// Notes that somebody logged in with the account's password.

@@ -1,7 +1,9 @@
 //! OAuth authorizations: one access token each, known here only by its hash.
 
+use crate::events::NewEvent;
 use crate::row::{Columns, failed, json};
-use crate::{Connection, Result, Store, write};
+use crate::{Connection, Result, Store, events, write};
+use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
 use ferroku_core::{AccountId, AuthorizationId, Millis};
 use sqlx::any::AnyRow;
@@ -85,20 +87,25 @@ pub async fn list(store: &Store, account_id: AccountId, now: Millis) -> Result<V
     rows.iter().map(authorization).collect()
 }
 
-/// Removes one of the account's authorizations; its token is worth nothing from then on. Gives
-/// whether it was there.
+/// Removes an authorization; its token is worth nothing from then on.
 ///
 /// # Errors
 /// The database failed.
-pub async fn delete(store: &Store, account_id: AccountId, id: AuthorizationId) -> Result<bool> {
+pub async fn delete(
+    store: &Store,
+    authorization: &OauthAuthorization,
+    actor: &Actor,
+    now: Millis,
+) -> Result<()> {
     write!(store, tx => {
-        let done = sqlx::query("DELETE FROM oauth_authorization WHERE account_id = $1 AND id = $2")
-            .bind(account_id.to_string())
-            .bind(id.to_string())
+        sqlx::query("DELETE FROM oauth_authorization WHERE id = $1")
+            .bind(authorization.id.to_string())
             .execute(&mut *tx)
             .await
             .map_err(failed("delete an authorization"))?;
-        Ok(done.rows_affected() > 0)
+        let event = NewEvent { app_id: None, actor, kind: "oauth_authorization.destroy", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        Ok(())
     })
 }
 

@@ -5,10 +5,11 @@
 
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, word};
-use crate::{Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, write};
+use crate::{Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, write};
 use ferroku_core::config_var::{self, ConfigPatch, ConfigVars};
 use ferroku_core::event::Actor;
-use ferroku_core::release::{Release, ReleaseRef, ReleaseStatus};
+use ferroku_core::release::{Release, ReleaseRef, ReleaseStatus, rollback_description};
+use ferroku_core::slug::ProcessTypes;
 use ferroku_core::{AppId, ConfigSnapshotId, Millis, ReleaseId, SlugId};
 use sqlx::any::AnyRow;
 use uuid::Uuid;
@@ -141,6 +142,56 @@ pub async fn patch_config_vars(
     })
 }
 
+/// Goes back to an older release (by id, number or `vN`): a new release with its slug and its config vars, and
+/// the formation brought in line with the slug's process types.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when there is no such release; [`StoreError::Refused`] when it cannot be gone back to.
+pub async fn rollback(
+    store: &Store,
+    app_id: AppId,
+    id_or_version: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<Release> {
+    let id = ReleaseId(Uuid::new_v4());
+    write!(store, tx => {
+        lock_app(&mut tx, app_id).await?;
+        let target = find_in(&mut tx, app_id, id_or_version)
+            .await?
+            .ok_or(StoreError::NotFound { what: "release" })?;
+        let current = current_in(&mut tx, app_id).await?;
+        if !target.is_eligible_for_rollback(current.as_ref()) {
+            return Err(StoreError::Refused(match target.status {
+                ReleaseStatus::Succeeded => {
+                    format!("Cannot roll back to v{}: it has no slug, and the app would be left without code.", target.version)
+                }
+                _ => format!("Cannot roll back to v{}: that release did not succeed.", target.version),
+            }));
+        }
+        let new = NewRelease {
+            id,
+            app_id,
+            actor,
+            description: rollback_description(target.version),
+            status: ReleaseStatus::Succeeded,
+            slug: target.slug_id.map_or(SlugChange::Keep, SlugChange::Set),
+            config: ConfigChange::Snapshot(target.config_snapshot_id),
+        };
+        let release = create(&mut tx, store.key(), new, now).await?;
+        if let Some(slug_id) = release.slug_id {
+            let slug = sqlx::query("SELECT process_types FROM slug WHERE id = $1")
+                .bind(slug_id.to_string())
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(failed("read a slug's process types"))?;
+            let process_types: ProcessTypes = slug.json("process_types")?;
+            formations::apply_process_types(&mut tx, app_id, &process_types, false, now).await?;
+        }
+        Ok(release)
+    })
+}
+
 /// The app's current release: the newest that succeeded.
 ///
 /// # Errors
@@ -183,6 +234,11 @@ pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Release>> {
 /// # Errors
 /// The database failed.
 pub async fn find(store: &Store, app_id: AppId, id_or_version: &str) -> Result<Option<Release>> {
+    let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
+    find_in(&mut connection, app_id, id_or_version).await
+}
+
+async fn find_in(connection: &mut Connection, app_id: AppId, id_or_version: &str) -> Result<Option<Release>> {
     let query = match ReleaseRef::parse(id_or_version) {
         Some(ReleaseRef::Id(id)) => sqlx::query("SELECT * FROM release WHERE app_id = $1 AND id = $2")
             .bind(app_id.to_string())
@@ -194,7 +250,7 @@ pub async fn find(store: &Store, app_id: AppId, id_or_version: &str) -> Result<O
         }
         None => return Ok(None),
     };
-    let row = query.fetch_optional(store.reader()).await.map_err(failed("find a release"))?;
+    let row = query.fetch_optional(&mut *connection).await.map_err(failed("find a release"))?;
     row.as_ref().map(release).transpose()
 }
 

@@ -1,25 +1,55 @@
 //! The Platform API, version 3: one module a noun, merged here.
 
+pub mod absent;
+pub mod accounts;
+pub mod apps;
+pub mod body;
 pub mod buildpack_installations;
 pub mod builds;
+pub mod collaborators;
+pub mod config_vars;
+pub mod conventions;
+pub mod domains;
 pub mod dyno_sizes;
 pub mod dynos;
 pub mod formations;
+pub mod links;
 pub mod log_sessions;
+pub mod oauth_authorizations;
+pub mod range;
+pub mod regions;
+pub mod releases;
 pub mod slugs;
+pub mod stacks;
+#[cfg(test)]
+mod tests;
 
 use crate::node::Node;
+use axum::middleware;
 use std::sync::Arc;
 
 /// The whole API as one axum app.
 pub fn app(node: Arc<Node>) -> axum::Router {
     axum::Router::new()
+        .merge(absent::routes())
+        .merge(accounts::routes())
+        .merge(apps::routes())
         .merge(buildpack_installations::routes())
         .merge(builds::routes())
+        .merge(collaborators::routes())
+        .merge(config_vars::routes())
+        .merge(domains::routes())
         .merge(dyno_sizes::routes())
         .merge(dynos::routes())
         .merge(formations::routes())
         .merge(log_sessions::routes())
+        .merge(oauth_authorizations::routes())
+        .merge(regions::routes())
+        .merge(releases::routes())
         .merge(slugs::routes())
+        .merge(stacks::routes())
+        .method_not_allowed_fallback(conventions::unknown_method)
+        .fallback(conventions::unknown_route)
+        .layer(middleware::from_fn(conventions::apply))
         .with_state(node)
 }

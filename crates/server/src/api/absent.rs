@@ -1,0 +1,63 @@
+//! Resources that this node has none of, which clients ask for on the way to others.
+//!
+//! `heroku apps:info` asks for add-ons, `heroku ps` for an hours' quota, `heroku apps` for spaces. Each answer is
+//! what Heroku says of an account or app that has none: an empty list, or 404 with the noun.
+
+use crate::api::accounts::own;
+use crate::auth::{Authenticated, ViewApp};
+use crate::error::ApiError;
+use crate::node::Node;
+use axum::extract::Path;
+use axum::routing::get;
+use axum::{Json, Router};
+use std::sync::Arc;
+
+type Nothing = Json<[(); 0]>;
+
+/// The endpoints of these nouns.
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/account/features", get(none))
+        .route("/account/features/{feature}", get(no_feature))
+        .route("/account/keys", get(none))
+        .route("/accounts/{account}/actions/get-quota", get(no_quota))
+        .route("/addon-attachments", get(none))
+        .route("/addons", get(none))
+        .route("/apps/{app}/addon-attachments", get(none_of_app))
+        .route("/apps/{app}/addons", get(none_of_app))
+        .route("/apps/{app}/features", get(none_of_app))
+        .route("/apps/{app}/features/{feature}", get(no_feature_of_app))
+        .route("/apps/{app}/log-drains", get(none_of_app))
+        .route("/apps/{app}/pipeline-couplings", get(no_coupling))
+        .route("/apps/{app}/sni-endpoints", get(none_of_app))
+        .route("/apps/{app}/webhooks", get(none_of_app))
+        .route("/oauth/clients", get(none))
+        .route("/pipelines", get(none))
+        .route("/spaces", get(none))
+        .route("/teams", get(none))
+}
+
+async fn none(_user: Authenticated) -> Nothing {
+    Json([])
+}
+
+async fn none_of_app(_app: ViewApp) -> Nothing {
+    Json([])
+}
+
+async fn no_feature(_user: Authenticated) -> ApiError {
+    ApiError::not_found("feature")
+}
+
+async fn no_feature_of_app(_app: ViewApp) -> ApiError {
+    ApiError::not_found("feature")
+}
+
+async fn no_coupling(_app: ViewApp) -> ApiError {
+    ApiError::not_found("pipeline coupling")
+}
+
+async fn no_quota(user: Authenticated, Path(account): Path<String>) -> Result<Nothing, ApiError> {
+    own(&user, &account)?;
+    Err(ApiError::not_found("account quota"))
+}

@@ -1,0 +1,163 @@
+//! `/oauth/authorizations` and `/oauth/sessions`: logging in and out.
+
+use crate::api::body::Body;
+use crate::api::conventions::{RequestContext, request_context};
+use crate::auth::{self, Authenticated, Credentials};
+use crate::error::ApiError;
+use crate::node::{Node, now_ms};
+use crate::secrets::API_KEY_DESCRIPTION;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use ferroku_api::oauth_authorization::{Create, OauthAuthorization};
+use ferroku_core::account::Account;
+use ferroku_core::oauth_authorization::OauthAuthorization as Stored;
+use ferroku_core::{AuthorizationId, Millis};
+use ferroku_store::events::NewEvent;
+use ferroku_store::oauth_authorizations::{self, NewAuthorization};
+use ferroku_store::{Store, StoreError, accounts, events, write};
+use http::StatusCode;
+use http::request::Parts;
+use secrecy::ExposeSecret;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Longest description, in bytes. Ours: it is shown in lists.
+const MAX_DESCRIPTION_BYTES: usize = 1024;
+/// Longest validity, in seconds: 100 years; beyond it the time of expiry is no real date.
+const MAX_EXPIRES_IN_SECONDS: i64 = 100 * 365 * 24 * 3600;
+
+/// The endpoints of this noun.
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/oauth/authorizations", get(list).post(create))
+        .route("/oauth/authorizations/{authorization}", get(show).delete(destroy))
+        .route("/oauth/sessions", get(sessions))
+        .route("/oauth/sessions/{session}", delete(no_session))
+}
+
+/// An account that proved itself by a token or by its password.
+struct LoggedIn {
+    account: Account,
+    context: RequestContext,
+}
+
+impl FromRequestParts<Arc<Node>> for LoggedIn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
+        let context = request_context(parts);
+        if let Credentials::Basic { user, password } = auth::credentials(&parts.headers)?
+            && user.contains('@')
+            && auth::by_token(node, &password, &context).await?.is_none()
+        {
+            let address = context.remote_address.as_deref().unwrap_or("");
+            let account = node.logins.check(&node.store, &user, password, address, now_ms()).await?;
+            accounts::record_login(&node.store, account.id, now_ms()).await?;
+            return Ok(Self { account, context });
+        }
+        let user = auth::authenticate(node, parts).await?;
+        Ok(Self { account: user.account, context })
+    }
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    LoggedIn { account, context }: LoggedIn,
+    Body(create): Body<Create>,
+) -> Result<(StatusCode, Json<OauthAuthorization>), ApiError> {
+    let now = now_ms();
+    let description = create.description.unwrap_or_else(|| "Long-lived user authorization".to_owned());
+    if description.len() > MAX_DESCRIPTION_BYTES {
+        let message = format!("Invalid value for description: longer than {MAX_DESCRIPTION_BYTES} bytes.");
+        return Err(ApiError::invalid_params(message));
+    }
+    if create.expires_in.is_some_and(|seconds| !(1..=MAX_EXPIRES_IN_SECONDS).contains(&seconds)) {
+        let message =
+            format!("Invalid value for expires_in: not between 1 and {MAX_EXPIRES_IN_SECONDS} seconds.");
+        return Err(ApiError::invalid_params(message));
+    }
+    let scope = create.scope.filter(|scope| !scope.is_empty()).unwrap_or_else(|| vec!["global".to_owned()]);
+    if scope != ["global"] {
+        return Err(ApiError::invalid_params("Invalid value for scope: this node grants only `global`."));
+    }
+    let token = auth::new_token();
+    let (token_hash, token_redacted) = (auth::token_hash(&token), auth::redact(&token));
+    let new = NewAuthorization {
+        id: AuthorizationId(Uuid::new_v4()),
+        account_id: account.id,
+        description: &description,
+        scope: &scope,
+        token_hash: &token_hash,
+        token_redacted: &token_redacted,
+        expires_at: create.expires_in.map(|seconds| now + seconds * 1000),
+    };
+    let stored = write_authorization(&node.store, &new, &account, &context, now).await?;
+    let answer = OauthAuthorization::new(&stored, &account, Some(token.expose_secret()), now);
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn write_authorization(
+    store: &Store,
+    new: &NewAuthorization<'_>,
+    account: &Account,
+    context: &RequestContext,
+    now: Millis,
+) -> Result<Stored, StoreError> {
+    let actor = context.actor(account);
+    write!(store, tx => {
+        let stored = oauth_authorizations::create(&mut tx, new, now).await?;
+        let event =
+            NewEvent { app_id: None, actor: &actor, kind: "oauth_authorization.create", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        Ok(stored)
+    })
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    user: Authenticated,
+) -> Result<Json<Vec<OauthAuthorization>>, ApiError> {
+    let now = now_ms();
+    let stored = oauth_authorizations::list(&node.store, user.account.id, now).await?;
+    let present = |stored: &Stored| OauthAuthorization::new(stored, &user.account, None, now);
+    Ok(Json(stored.iter().map(present).collect()))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    user: Authenticated,
+    Path(id): Path<String>,
+) -> Result<Json<OauthAuthorization>, ApiError> {
+    let stored = find(&node, &user, &id).await?;
+    Ok(Json(OauthAuthorization::new(&stored, &user.account, None, now_ms())))
+}
+
+async fn destroy(
+    State(node): State<Arc<Node>>,
+    user: Authenticated,
+    Path(id): Path<String>,
+) -> Result<Json<OauthAuthorization>, ApiError> {
+    let stored = find(&node, &user, &id).await?;
+    oauth_authorizations::delete(&node.store, &stored, &user.actor, now_ms()).await?;
+    Ok(Json(OauthAuthorization::new(&stored, &user.account, None, now_ms())))
+}
+
+/// Sessions belong to browsers; this node has none.
+async fn sessions(_user: Authenticated) -> Json<[(); 0]> {
+    Json([])
+}
+
+async fn no_session(_user: Authenticated) -> ApiError {
+    ApiError::not_found("session")
+}
+
+/// The account's authorization with this id; `~` is the one behind its API key.
+async fn find(node: &Node, user: &Authenticated, id: &str) -> Result<Stored, ApiError> {
+    let all = oauth_authorizations::list(&node.store, user.account.id, now_ms()).await?;
+    let is_meant = |stored: &Stored| match id {
+        "~" => stored.description == API_KEY_DESCRIPTION,
+        id => stored.id.to_string() == id,
+    };
+    all.into_iter().find(is_meant).ok_or_else(|| ApiError::not_found("authorization"))
+}

@@ -1,0 +1,228 @@
+//! Lists in parts: the `Range` request header and the `Next-Range` answer.
+//!
+//! In: `Range: FIELD START..END; max=N, order=desc`, where every piece may be missing and separators vary between
+//! clients: `version ..; max=15, order=desc`, `version ..; order=desc,max=1`, `id ..; max=1000;`, `id ..; ;`, or
+//! nothing at all. What cannot be understood is ignored, never refused. A `]` before START leaves
+//! START itself out. Out: 200 with all, or 206 with `Next-Range`, which a client sends back as it is.
+//!
+//! Source: <https://devcenter.heroku.com/articles/platform-api-reference#ranges>.
+
+use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use std::cmp::Ordering;
+use std::convert::Infallible;
+
+/// Items of a list when the client does not say how many. Source: Heroku.
+const DEFAULT_MAX: usize = 200;
+/// Most items of a list at once. Source: Heroku.
+const LARGEST_MAX: usize = 1000;
+const NEXT_RANGE: HeaderName = HeaderName::from_static("next-range");
+
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRange {
+    field: Option<String>,
+    start: Option<String>,
+    start_excluded: bool,
+    end: Option<String>,
+    max: usize,
+    descending: bool,
+}
+
+/// What a list is sorted by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SortKey {
+    Number(i64),
+    Text(String),
+}
+
+/// A field that a list can be sorted by: its name in the header, and where an item has it.
+pub type SortField<T> = (&'static str, fn(&T) -> SortKey);
+
+impl ListRange {
+    /// Reads the header's value.
+    pub fn parse(text: &str) -> Self {
+        let mut range = Self {
+            field: None,
+            start: None,
+            start_excluded: false,
+            end: None,
+            max: DEFAULT_MAX,
+            descending: false,
+        };
+        let (span, options) = text.split_once(';').unwrap_or((text, ""));
+        for option in options.split([';', ',']) {
+            match option.trim().split_once('=') {
+                Some(("max", number)) => {
+                    if let Ok(max) = number.trim().parse::<usize>() {
+                        range.max = max.clamp(1, LARGEST_MAX);
+                    }
+                }
+                Some(("order", order)) => range.descending = order.trim().eq_ignore_ascii_case("desc"),
+                _ => {}
+            }
+        }
+        let Some((field, span)) = span.trim().split_once(' ') else { return range };
+        let Some((start, end)) = span.trim().split_once("..") else { return range };
+        let piece = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        range.field = piece(field);
+        range.start_excluded = start.trim().starts_with(']');
+        range.start = piece(start.trim().trim_start_matches([']', '[']));
+        range.end = piece(end);
+        range
+    }
+
+    /// The part of `items` that was asked for, as an answer. `fields` are those it can be sorted by, the
+    /// default first; each must be unique among the items.
+    pub fn answer<T: Serialize>(&self, items: Vec<T>, fields: &[SortField<T>]) -> Response {
+        let asked = fields.iter().find(|(name, _)| Some(*name) == self.field.as_deref());
+        let (name, key) = *asked.unwrap_or(&fields[0]);
+        let bounds_apply = asked.is_some();
+        let direction = |order: Ordering| if self.descending { order.reverse() } else { order };
+        let mut items: Vec<(SortKey, T)> = items.into_iter().map(|item| (key(&item), item)).collect();
+        items.sort_by(|(one, _), (other, _)| direction(one.cmp(other)));
+        if bounds_apply {
+            items.retain(|(key, _)| self.contains(key, direction));
+        }
+        let is_cut = items.len() > self.max;
+        items.truncate(self.max);
+        let first_and_last =
+            items.first().zip(items.last()).map(|((first, _), (last, _))| (first.clone(), last.clone()));
+        let items: Vec<T> = items.into_iter().map(|(_, item)| item).collect();
+        let status = if is_cut { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        let mut response = (status, Json(items)).into_response();
+        let headers = response.headers_mut();
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        insert(headers, ACCEPT_RANGES, &names.join(", "));
+        if let Some((first, last)) = first_and_last {
+            insert(headers, CONTENT_RANGE, &format!("{name} {}..{}", text(&first), text(&last)));
+            if is_cut {
+                let order = if self.descending { ", order=desc" } else { "" };
+                let next = format!(
+                    "{name} ]{}..{}; max={}{order}",
+                    text(&last),
+                    self.end.as_deref().unwrap_or(""),
+                    self.max
+                );
+                insert(headers, NEXT_RANGE, &next);
+            }
+        }
+        response
+    }
+
+    fn contains(&self, key: &SortKey, direction: impl Fn(Ordering) -> Ordering) -> bool {
+        let bound = |text: &str| match key {
+            SortKey::Number(_) => text.parse().ok().map(SortKey::Number),
+            SortKey::Text(_) => Some(SortKey::Text(text.to_owned())),
+        };
+        let after_start = match self.start.as_deref().and_then(bound) {
+            None => true,
+            Some(start) => match direction(key.cmp(&start)) {
+                Ordering::Less => false,
+                Ordering::Equal => !self.start_excluded,
+                Ordering::Greater => true,
+            },
+        };
+        let before_end = match self.end.as_deref().and_then(bound) {
+            None => true,
+            Some(end) => direction(key.cmp(&end)) != Ordering::Greater,
+        };
+        after_start && before_end
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ListRange {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        let value = parts.headers.get(RANGE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        Ok(Self::parse(value))
+    }
+}
+
+fn text(key: &SortKey) -> String {
+    match key {
+        SortKey::Number(number) => number.to_string(),
+        SortKey::Text(text) => text.clone(),
+    }
+}
+
+fn insert(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
+    // Keys are names and ids; one with other letters could not be sent back in a header anyway.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn ask(range: &str, count: i64) -> (u16, Vec<i64>, Option<String>) {
+        let fields: [SortField<i64>; 2] = [
+            ("version", |number| SortKey::Number(*number)),
+            ("id", |number| SortKey::Text(format!("{number:03}"))),
+        ];
+        let response = ListRange::parse(range).answer((1..=count).collect(), &fields);
+        let status = response.status().as_u16();
+        let next = response.headers().get(NEXT_RANGE).map(|value| value.to_str().expect("text").to_owned());
+        let body = response.into_body().collect().await.expect("in memory").to_bytes();
+        (status, serde_json::from_slice(&body).expect("a list"), next)
+    }
+
+    #[tokio::test]
+    async fn every_form_that_clients_send_is_understood_or_ignored() {
+        let cases: [(&str, u16, &[i64], Option<&str>); 16] = [
+            ("", 200, &[1, 2, 3], None),
+            ("id ..; ;", 200, &[1, 2, 3], None),
+            ("id ..; max=1000;", 200, &[1, 2, 3], None),
+            ("version ..; ;", 200, &[1, 2, 3], None),
+            ("version ..; max=15, order=desc", 200, &[3, 2, 1], None),
+            ("version ..; order=desc,max=1", 206, &[3], Some("version ]3..; max=1, order=desc")),
+            ("version ]3..; max=1, order=desc", 206, &[2], Some("version ]2..; max=1, order=desc")),
+            ("version ]2..; max=1, order=desc", 200, &[1], None),
+            ("version 2..; max=1", 206, &[2], Some("version ]2..; max=1")),
+            ("version 1..2", 200, &[1, 2], None),
+            ("id ]001..; max=1", 206, &[2], Some("id ]002..; max=1")),
+            ("hostname ..; max=2", 206, &[1, 2], Some("version ]2..; max=2")),
+            ("domain x..y; order=desc", 200, &[3, 2, 1], None),
+            ("bytes=0-100", 200, &[1, 2, 3], None),
+            ("version ..; max=0", 206, &[1], Some("version ]1..; max=1")),
+            (";;;==,, ..", 200, &[1, 2, 3], None),
+        ];
+        for (range, status, items, next) in cases {
+            let (seen_status, seen_items, seen_next) = ask(range, 3).await;
+            assert_eq!(
+                (seen_status, &seen_items[..], seen_next.as_deref()),
+                (status, items, next),
+                "{range:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn following_next_range_gives_every_item_once() {
+        for order in ["", ", order=desc"] {
+            let mut range = format!("version ..; max=7{order}");
+            let mut all = Vec::new();
+            for _ in 0..100 {
+                let (_, items, next) = ask(&range, 50).await;
+                all.extend(items);
+                let Some(next) = next else { break };
+                range = next;
+            }
+            let mut expected: Vec<i64> = (1..=50).collect();
+            if !order.is_empty() {
+                expected.reverse();
+            }
+            assert_eq!(all, expected);
+        }
+        assert_eq!(ask("", 300).await.1.len(), DEFAULT_MAX);
+    }
+}

@@ -1,0 +1,36 @@
+//! `/regions`: the node itself.
+
+use crate::auth::Authenticated;
+use crate::error::ApiError;
+use crate::node::Node;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use axum::{Json, Router};
+use ferroku_api::region::Region;
+use std::sync::Arc;
+
+/// The endpoints of this noun.
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new().route("/regions", get(list)).route("/regions/{region}", get(show))
+}
+
+async fn list(State(node): State<Arc<Node>>, _user: Authenticated) -> Result<Json<[Region; 1]>, ApiError> {
+    Ok(Json([region(&node).await?]))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    _user: Authenticated,
+    Path(name): Path<String>,
+) -> Result<Json<Region>, ApiError> {
+    let region = region(&node).await?;
+    if name == region.name || name == region.id.to_string() {
+        return Ok(Json(region));
+    }
+    Err(ApiError::not_found("region"))
+}
+
+async fn region(node: &Node) -> Result<Region, ApiError> {
+    let created_at = ferroku_store::accounts::first_created_at(&node.store).await?;
+    Ok(Region::of_node(&node.config.domain, created_at.into()))
+}

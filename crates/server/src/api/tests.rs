@@ -1,0 +1,1 @@
+//! Every endpoint over a real socket, by the typed client and by hand.

@@ -1,0 +1,213 @@
+//! Passwords: hashing, checking, and holding back whoever guesses.
+//!
+//! argon2id with the library's own parameters (19 MiB, 2 passes; OWASP's advice), on threads for blocking
+//! work, few at a time: a flood of logins may neither fill the memory nor hold up other requests. After a few
+//! failures from one address for one account further attempts are refused for a time that doubles.
+
+use crate::error::ApiError;
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use ferroku_core::Millis;
+use ferroku_core::account::Account;
+use ferroku_store::{Store, accounts};
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Passwords hashed at the same time: 19 MiB of memory and one processor each.
+const CONCURRENT_HASHES: usize = 2;
+/// Requests that may wait for their turn; more are told to come back.
+const WAITING_LOGINS: usize = 64;
+/// Failures that are forgiven before attempts are held back. Ours: a few typing errors.
+const FREE_FAILURES: u32 = 5;
+/// Longest time for which attempts are held back, in milliseconds.
+const LONGEST_WAIT_MS: Millis = 60_000;
+/// A failure is forgotten after this long, in milliseconds.
+const FORGET_AFTER_MS: Millis = 15 * 60_000;
+/// Most (account, address) pairs remembered; the oldest are forgotten first.
+const REMEMBERED_FAILURES: usize = 10_000;
+/// Longest password that is hashed, in bytes.
+const MAX_PASSWORD_BYTES: usize = 1024;
+
+/// Checks passwords.
+#[derive(Debug)]
+pub struct Logins {
+    hashing: Semaphore,
+    waiting: Semaphore,
+    failures: Mutex<HashMap<(String, String), Failures>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last_at: Millis,
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        Self {
+            hashing: Semaphore::new(CONCURRENT_HASHES),
+            waiting: Semaphore::new(WAITING_LOGINS),
+            failures: Mutex::default(),
+        }
+    }
+}
+
+impl Logins {
+    /// The account with this email address and password.
+    ///
+    /// # Errors
+    /// 401 when there is none, in the same words and after the same work whichever of the two is wrong;
+    /// 429 when there were too many failures.
+    pub async fn check(
+        &self,
+        store: &Store,
+        email: &str,
+        password: SecretString,
+        remote_address: &str,
+        now: Millis,
+    ) -> Result<Account, ApiError> {
+        let key = (email.to_lowercase(), remote_address.to_owned());
+        self.refuse_if_held_back(&key, now)?;
+        if password.expose_secret().len() > MAX_PASSWORD_BYTES {
+            return Err(ApiError::unauthorized());
+        }
+        let _waiting = self
+            .waiting
+            .try_acquire()
+            .map_err(|_| ApiError::unavailable("Too many logins at once. Try again in a few seconds."))?;
+        let found = accounts::find_with_password_hash(store, email).await?;
+        let _turn = self.hashing.acquire().await.map_err(ApiError::internal)?;
+        let (account, hash) = found.unzip();
+        let matches = tokio::task::spawn_blocking(move || verify(&password, hash.as_deref()))
+            .await
+            .map_err(ApiError::internal)??;
+        match account {
+            Some(account) if matches => {
+                self.lock().remove(&key);
+                Ok(account)
+            }
+            _ => {
+                self.note_failure(key, now);
+                Err(ApiError::unauthorized())
+            }
+        }
+    }
+
+    fn refuse_if_held_back(&self, key: &(String, String), now: Millis) -> Result<(), ApiError> {
+        let Some(failures) = self.lock().get(key).copied() else { return Ok(()) };
+        let left_ms = failures.last_at + wait_ms(failures.count) - now;
+        if left_ms <= 0 {
+            return Ok(());
+        }
+        let seconds = (left_ms + 999) / 1000;
+        Err(ApiError::rate_limit(format!("Too many failed logins. Try again in {seconds} seconds.")))
+    }
+
+    fn note_failure(&self, key: (String, String), now: Millis) {
+        let mut all = self.lock();
+        if all.len() >= REMEMBERED_FAILURES && !all.contains_key(&key) {
+            all.retain(|_, failures| now - failures.last_at < FORGET_AFTER_MS);
+            if all.len() >= REMEMBERED_FAILURES
+                && let Some(oldest) = all.iter().min_by_key(|(_, failures)| failures.last_at)
+            {
+                let oldest = oldest.0.clone();
+                all.remove(&oldest);
+            }
+        }
+        let failures = all.entry(key).or_insert(Failures { count: 0, last_at: now });
+        if now - failures.last_at >= FORGET_AFTER_MS {
+            failures.count = 0;
+        }
+        failures.count += 1;
+        failures.last_at = now;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The hash of a password, to be stored.
+///
+/// # Errors
+/// The hash function refused its parameters or the kernel has no randomness.
+pub fn hash_password(password: &SecretString) -> anyhow::Result<String> {
+    let hash = Argon2::default()
+        .hash_password(password.expose_secret().as_bytes())
+        .map_err(|error| anyhow::anyhow!("cannot hash a password: {error}"))?;
+    Ok(hash.to_string())
+}
+
+/// How long attempts are held back after so many failures in a row.
+fn wait_ms(failures: u32) -> Millis {
+    match failures.checked_sub(FREE_FAILURES) {
+        None => 0,
+        Some(over) => 1_000_i64.saturating_mul(2_i64.saturating_pow(over)).min(LONGEST_WAIT_MS),
+    }
+}
+
+/// Whether the password has this hash. Without a hash the same work is done for nothing, so that the time
+/// taken does not tell which addresses have an account.
+fn verify(password: &SecretString, hash: Option<&str>) -> Result<bool, ApiError> {
+    let bytes = password.expose_secret().as_bytes();
+    let Some(hash) = hash else {
+        hash_password(password).map_err(ApiError::internal)?;
+        return Ok(false);
+    };
+    let hash = PasswordHash::new(hash).map_err(|error| {
+        ApiError::internal(anyhow::anyhow!("a stored password hash cannot be read: {error}"))
+    })?;
+    Ok(Argon2::default().verify_password(bytes, &hash).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_verifies_against_its_own_hash_only() {
+        let hash = hash_password(&"right".into()).expect("hashed");
+        assert!(hash.starts_with("$argon2id$v=19$"), "{hash}");
+        assert!(verify(&"right".into(), Some(&hash)).expect("readable"));
+        assert!(!verify(&"wrong".into(), Some(&hash)).expect("readable"));
+        assert!(!verify(&"right".into(), None).expect("no account"));
+        assert!(verify(&"right".into(), Some("garbage")).is_err());
+    }
+
+    #[test]
+    fn failures_hold_back_only_who_failed_and_for_a_time_that_doubles() {
+        let logins = Logins::default();
+        let key = ("a@example.com".to_owned(), "192.0.2.1".to_owned());
+        let other = ("a@example.com".to_owned(), "192.0.2.2".to_owned());
+        for _ in 0..FREE_FAILURES - 1 {
+            logins.note_failure(key.clone(), 0);
+        }
+        assert!(logins.refuse_if_held_back(&key, 0).is_ok());
+        logins.note_failure(key.clone(), 0);
+        assert_eq!(logins.refuse_if_held_back(&key, 0).expect_err("held back").status, 429);
+        assert!(logins.refuse_if_held_back(&key, 1000).is_ok());
+        assert!(logins.refuse_if_held_back(&other, 0).is_ok());
+        logins.note_failure(key.clone(), 1000);
+        assert!(logins.refuse_if_held_back(&key, 2999).is_err());
+        assert!(logins.refuse_if_held_back(&key, 3000).is_ok());
+        assert_eq!((wait_ms(11), wait_ms(60), wait_ms(200)), (60_000, 60_000, 60_000));
+        logins.note_failure(key.clone(), 1000 + FORGET_AFTER_MS);
+        assert!(
+            logins.refuse_if_held_back(&key, 1000 + FORGET_AFTER_MS).is_ok(),
+            "the old ones are forgotten"
+        );
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let logins = Logins::default();
+        for number in 0..REMEMBERED_FAILURES as i64 + 5 {
+            logins.note_failure((number.to_string(), String::new()), number);
+        }
+        assert_eq!(logins.lock().len(), REMEMBERED_FAILURES);
+        assert!(!logins.lock().contains_key(&("0".to_owned(), String::new())));
+    }
+}
