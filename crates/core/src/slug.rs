@@ -22,5 +22,7 @@ pub struct Slug {
     pub process_types: ProcessTypes,
     /// Such as `Python`.
     pub buildpack_provided_description: Option<String>,
+    /// When its tree was removed to save space: no release can go back to it any more.
+    pub deleted_at: Option<Millis>,
     pub created_at: Millis,
 }

@@ -26,6 +26,16 @@ pub const NAMES: &[&str] = &[
     // control
     "control.before_ready",
     "control.ready",
+    // builds
+    "build.before_create",
+    "build.created",
+    "build.before_spawn",
+    "build.spawned",
+    "slug.before_rename",
+    "slug.renamed",
+    "slug.archived",
+    "release.before_commit",
+    "release.committed",
 ];
 
 struct Target {

@@ -37,26 +37,37 @@ use tower::ServiceExt;
 /// Connections at once; more wait in the backlog. Each costs one file descriptor and some 20 kB.
 pub const MAX_CONNECTIONS: usize = 4_096;
 
-/// How long a new connection may say nothing: browsers connect ahead of need.
-const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long a TLS handshake may take.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
-
-/// How long the head of a request may take from the end of the one before: also the limit of an idle connection.
-const REQUEST_HEAD_LIMIT: Duration = Duration::from_secs(60);
-
 /// Size of the head of a request, in bytes; `X-...` headers and cookies together stay far below it.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-/// How long requests may go on once the listener is to stop.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The first byte of a TLS connection: a record of the type "handshake".
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+
+/// How long clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A new connection may say nothing for so long: browsers connect ahead of need.
+    pub first_bytes: Duration,
+    pub handshake: Duration,
+    /// The head of a request, from the end of the one before: also the limit of an idle connection.
+    pub request_head: Duration,
+    /// Requests in flight, once the listener is to stop.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first_bytes: Duration::from_secs(30),
+            handshake: Duration::from_secs(15),
+            request_head: Duration::from_secs(60),
+            stop: Duration::from_secs(10),
+        }
+    }
+}
 
 /// Where a request came from; an extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +94,10 @@ pub struct Endpoint {
     pub tls: Arc<ServerConfig>,
     pub rendezvous: Rendezvous,
     pub attach: Attach,
+    pub limits: Limits,
 }
 
-/// Serves until `stop` is cancelled, then lets requests in flight end for up to 10 s.
+/// Serves until `stop` is cancelled, then lets requests in flight end for a limited time.
 ///
 /// Live streams do not end by themselves: close them when cancelling `stop`.
 pub async fn serve(listener: TcpListener, endpoint: Endpoint, stop: CancellationToken) {
@@ -115,7 +127,7 @@ pub async fn serve(listener: TcpListener, endpoint: Endpoint, stop: Cancellation
     }
     drop(listener);
     connections.close();
-    if timeout(STOP_LIMIT, connections.wait()).await.is_err() {
+    if timeout(endpoint.limits.stop, connections.wait()).await.is_err() {
         tracing::info!(connections = connections.len(), "cutting off connections that did not end in time");
         abort.cancel();
         connections.wait().await;
@@ -132,13 +144,13 @@ impl Connection {
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         let mut first = [0u8; 1];
-        if timeout(FIRST_BYTES_LIMIT, stream.peek(&mut first)).await?? == 0 {
+        if timeout(self.endpoint.limits.first_bytes, stream.peek(&mut first)).await?? == 0 {
             return Ok(());
         }
         let client = ClientConnection { remote, tls: first[0] == TLS_HANDSHAKE_RECORD };
         if client.tls {
             let acceptor = TlsAcceptor::from(self.endpoint.tls.clone());
-            let stream = timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await??;
+            let stream = timeout(self.endpoint.limits.handshake, acceptor.accept(stream)).await??;
             self.serve_bytes(stream, client).await
         } else {
             self.serve_bytes(stream, client).await
@@ -150,7 +162,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match timeout(FIRST_BYTES_LIMIT, read_prologue(&mut stream)).await?? {
+        match timeout(self.endpoint.limits.first_bytes, read_prologue(&mut stream)).await?? {
             Prologue::Nothing => Ok(()),
             Prologue::Http(read) => self.serve_http(Rewound { read, stream }, client).await,
             Prologue::Rendezvous { secret, read } => {
@@ -172,7 +184,10 @@ impl Connection {
             app.clone().oneshot(request)
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD_LIMIT).max_buf_size(MAX_HEAD_BYTES);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.endpoint.limits.request_head)
+            .max_buf_size(MAX_HEAD_BYTES);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             result = connection.as_mut() => return Ok(result?),

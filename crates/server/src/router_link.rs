@@ -19,6 +19,7 @@ use ferroku_core::protocol::router::{
     Acknowledge, FromRouter, Hello, MessageError, PROTOCOL_VERSION, RequestLog, Role, RouteTable,
     TargetState, ToRouter,
 };
+use ferroku_logplex::{LogLine, Logplex};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -32,6 +33,9 @@ const REQUEST_BATCH_QUEUE: usize = 16;
 const EVENT_QUEUE: usize = 1024;
 /// How many drained dynos are remembered beyond those in the table.
 const DRAINED_MEMORY: usize = 4096;
+
+/// Between two attempts to write request records, in milliseconds.
+const FLUSH_PAUSE_MS: u64 = 500;
 
 /// What the router reports about tables and dynos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,9 +195,44 @@ impl RouterLink {
         self.shared.lock().drained.contains(&dyno_id)
     }
 
+    /// Moves request records into `logplex` for ever, as lines of `heroku[router]`, and acknowledges those that
+    /// are written. Returns at once.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn store_request_logs(&self, logplex: Logplex) {
+        if let Some(batches) = self.take_request_batches() {
+            tokio::spawn(store_request_logs(batches, logplex));
+        }
+    }
+
     /// The request records; the first caller gets them.
     pub fn take_request_batches(&self) -> Option<mpsc::Receiver<RequestBatch>> {
         self.shared.lock().batches.take()
+    }
+}
+
+async fn store_request_logs(mut batches: mpsc::Receiver<RequestBatch>, logplex: Logplex) {
+    let mut dropped: HashMap<u64, u64> = HashMap::new();
+    while let Some(mut batch) = batches.recv().await {
+        let key = batch.key();
+        let seen = dropped.entry(batch.log.instance).or_default();
+        if batch.log.dropped > *seen {
+            tracing::warn!(count = batch.log.dropped - *seen, "the router dropped request records");
+            *seen = batch.log.dropped;
+        }
+        for record in &mut batch.log.records {
+            let line = LogLine::new(record.at_us, "heroku", "router", std::mem::take(&mut record.line));
+            logplex.append_keyed(record.app_id, &key, record.sequence, line);
+        }
+        while let Err(error) = logplex.flush().await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "request records cannot be written yet"
+            );
+            tokio::time::sleep(Duration::from_millis(FLUSH_PAUSE_MS)).await;
+        }
+        batch.acknowledge();
     }
 }
 

@@ -1,1 +1,148 @@
-//! The router process: what `ferrokud router` runs.
+//! The router process: what `ferrokud router --data DIR` runs.
+//!
+//! In: descriptor 3 (router listener) and 4 (API listener, kept to be given back), and the data folder. As
+//! root it makes what only root can (the socket in `DIR/run`, the state folder `DIR/router`), then becomes
+//! [`ROUTER_UID`] for good. SIGTERM: accept no more, let requests end for up to 30 s, exit 0. SIGINT is the
+//! supervisor's business and ignored here.
+//!
+//! Invariant: [`run`] is called while the process has one thread; the change of user is per thread on Linux.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use ferroku_core::uids::ROUTER_UID;
+use ferroku_router::limits::Timeouts;
+use ferroku_router::{Router, RouterConfig, RouterError, socket};
+use ferroku_runtime::spawn::take_inherited;
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, geteuid, getrlimit, setrlimit};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Open files that the router may have: two for each of its 20,000 client connections, and some.
+const OPEN_FILES_LIMIT: u64 = 65_536;
+
+/// Why the router process ends.
+#[derive(Debug, Error)]
+pub enum RouterMainError {
+    #[error("descriptor {number} is missing: the router is started by `ferrokud server`, not by hand")]
+    Descriptor { number: u8, source: io::Error },
+    #[error("cannot make the router's socket")]
+    Socket(#[source] io::Error),
+    #[error("cannot prepare the router's state folder {path}")]
+    StateFolder { path: PathBuf, source: io::Error },
+    #[error("cannot become the router's user {ROUTER_UID}")]
+    User(#[source] io::Error),
+    #[error("cannot start the router")]
+    Start(#[source] RouterError),
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs the router until SIGTERM and for as long as its last requests take.
+///
+/// # Errors
+/// The router could not be set up.
+pub fn run(data: &Path) -> Result<(), RouterMainError> {
+    let inherited = |index: usize, number| {
+        take_inherited(index).map_err(|source| RouterMainError::Descriptor { number, source })
+    };
+    let listener = TcpListener::from(inherited(0, 3)?);
+    let api_listener: OwnedFd = inherited(1, 4)?;
+    let control = socket::bind(&data.join("run/router.sock")).map_err(RouterMainError::Socket)?;
+    raise_open_files();
+    let binary_digest = own_digest().unwrap_or_default();
+    prepare_state_folder(data)?;
+    if geteuid().is_root() {
+        become_router().map_err(RouterMainError::User)?;
+    }
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = RouterConfig {
+        listener,
+        api_listener: Some(api_listener),
+        control,
+        // The working folder: the way to it may be closed to the router's user.
+        state_folder: PathBuf::from("."),
+        binary_digest,
+        public_port: None,
+        workers,
+        trusted_uid: 0,
+        timeouts: Timeouts::default(),
+    };
+    serve(config)
+}
+
+fn serve(config: RouterConfig) -> Result<(), RouterMainError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(RouterMainError::Signals)?;
+    let (mut terminate, interrupt) = runtime
+        .block_on(async { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) })
+        .map_err(RouterMainError::Signals)?;
+    let router = Router::start(config).map_err(RouterMainError::Start)?;
+    tracing::info!(pid = std::process::id(), "the router serves requests");
+    runtime.block_on(terminate.recv());
+    tracing::info!("the router leaves");
+    router.leave();
+    router.wait();
+    drop(interrupt);
+    Ok(())
+}
+
+fn prepare_state_folder(data: &Path) -> Result<(), RouterMainError> {
+    let path = data.join("router");
+    let prepare = || {
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+        if geteuid().is_root() {
+            chown(&path, Some(ROUTER_UID), Some(ROUTER_UID))?;
+        }
+        chdir(&path)?;
+        Ok(())
+    };
+    prepare().map_err(|source| RouterMainError::StateFolder { path: path.clone(), source })
+}
+
+/// Gives up root for good: other groups first, the user last.
+fn become_router() -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(ROUTER_UID), Gid::from_raw(ROUTER_UID));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// Best effort: with fewer files the router serves fewer connections, and says so when it matters.
+fn raise_open_files() {
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: Some(OPEN_FILES_LIMIT),
+        maximum: now.maximum.map(|maximum| maximum.max(OPEN_FILES_LIMIT)),
+    };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    }
+}
+
+fn own_digest() -> io::Result<String> {
+    let mut file = File::open("/proc/self/exe")?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(hex::encode(digest.finalize()));
+        }
+        digest.update(&buffer[..count]);
+    }
+}

@@ -78,6 +78,8 @@ pub struct ServerNames {
 
 impl ServerNames {
     /// Those of a node that serves `domain` and listens on `listen`: with them localhost and the host's own name.
+    ///
+    /// `*.localhost` is for lenient clients only: the strict ones (rustls, OpenSSL, node) want two labels behind a star.
     pub fn of_node(domain: &str, listen: SocketAddr) -> Self {
         let mut dns: Vec<String> = vec!["localhost".into(), "*.localhost".into()];
         let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

@@ -76,6 +76,7 @@ CREATE TABLE config_snapshot (
 );
 CREATE INDEX config_snapshot_app ON config_snapshot (app_id);
 
+-- deleted_at: when its tree was removed to save space; a release of it cannot run any more.
 CREATE TABLE slug (
     id TEXT PRIMARY KEY,
     app_id TEXT NOT NULL REFERENCES app (id) ON DELETE CASCADE,
@@ -86,6 +87,7 @@ CREATE TABLE slug (
     size_bytes BIGINT NOT NULL,
     process_types TEXT NOT NULL,
     buildpack_provided_description TEXT,
+    deleted_at BIGINT,
     created_at BIGINT NOT NULL
 );
 CREATE INDEX slug_app ON slug (app_id);

@@ -1,18 +1,288 @@
 //! Builds: from a pushed commit to a slug and a release.
+//!
+//! In: a push's conversation with its hook ([`crate::git::push`]). Out: a slug's tree, and one transaction with the
+//! slug, the release, the formation and the build's end; or nothing at all and a refused push.
+//!
+//! ```text
+//! deploy      the steps of one push, in order
+//! workspace   the build's folder          dyno      the build dyno
+//! seal        the tree made harmless      promote   the tree moved to slugs/<digest>
+//! output      the build's text            text      its words
+//! settings    what a build gets of the node's certificates and package indexes
+//! collect     old slugs, leftovers, archives
+//! ```
+//!
+//! Invariants:
+//! - Until the release is written, a push that is cut off (client gone, time up, control killed) leaves only folders,
+//!   which are removed; after it, the release stands.
+//! - The node's disk is never filled by a build: below [`crate::git::DISK_RESERVE_BYTES`] it is stopped.
 
+pub mod collect;
+pub mod deploy;
+mod dyno;
+pub mod error;
+pub mod output;
+pub mod promote;
+pub mod seal;
+mod settings;
+pub mod text;
+mod workspace;
+
+use crate::git::GitService;
+use crate::git::push::{PushSession, serve_hooks};
+use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
+use ferroku_core::{AppId, BuildId, Millis};
+use ferroku_logplex::{LogLine, Logplex};
+use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
+use ferroku_store::{Store, apps, builds};
+use output::Output;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-/// Runs builds.
-#[derive(Debug, Default)]
-pub struct Builds {}
+/// What builds work with.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Store,
+    pub driver: Arc<SandboxDriver>,
+    pub logplex: Logplex,
+    /// The address of the app with this name.
+    pub web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    /// Told when an app has a new release, and when there are new events.
+    pub changed: Arc<dyn Fn(AppId) + Send + Sync>,
+}
+
+/// Runs builds. Clones are the same service.
+#[derive(Clone)]
+pub struct Builds(Arc<Inner>);
+
+struct Inner {
+    data: PathBuf,
+    git: GitService,
+    parts: OnceLock<Parts>,
+    compiler: OnceLock<PathBuf>,
+    running: Mutex<HashMap<BuildId, Running>>,
+    /// Held while a tree is promoted and its row written, and while unused trees are collected.
+    slugs: tokio::sync::Mutex<()>,
+    collect: Notify,
+}
+
+/// A build under way.
+#[derive(Clone)]
+struct Running {
+    app_id: AppId,
+    cancel: CancellationToken,
+    output: Output,
+}
 
 impl Builds {
-    /// Ends the builds of an app that was destroyed and removes its repository, caches, build folders, and those
-    /// of its slugs that no other app has. May be called any number of times.
+    /// A service for the data folder `data` that does nothing until [`Builds::start`].
+    pub fn new(data: &Path) -> Self {
+        Self(Arc::new(Inner {
+            data: data.to_owned(),
+            git: GitService::new(data),
+            parts: OnceLock::new(),
+            compiler: OnceLock::new(),
+            running: Mutex::default(),
+            slugs: tokio::sync::Mutex::default(),
+            collect: Notify::new(),
+        }))
+    }
+
+    /// Fails what was cut off, puts the hook and the compiler in place, and from then on takes pushes. To be called
+    /// once, before requests are served.
+    ///
+    /// # Errors
+    /// The data folder or the store cannot be used; the programs beside this one are missing.
+    pub async fn start(&self, parts: Parts) -> anyhow::Result<()> {
+        let inner = &self.0;
+        let program = std::env::current_exe()?;
+        inner.git.repositories.prepare(&program)?;
+        let compiler = install_compiler(&program.with_file_name("slug-compiler"), &inner.data.join("bin"))?;
+        for (name, mode) in [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)] {
+            let folder = inner.data.join(name);
+            std::fs::create_dir_all(&folder)?;
+            std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        }
+        let listener = bind_hook_socket(&inner.git.repositories.hook_socket())?;
+        for build in builds::fail_pending(&parts.store, now_ms()).await? {
+            tracing::info!("build {} of app {} was cut off and has failed", build.id, build.app_id);
+        }
+        let _ = inner.compiler.set(compiler);
+        let _ = inner.parts.set(parts);
+        tokio::spawn(collect::run(self.clone()));
+        let service = self.clone();
+        let handle = move |session| service.clone().answer(session);
+        tokio::spawn(serve_hooks(listener, inner.git.pushes.clone(), handle));
+        Ok(())
+    }
+
+    /// Git's side: repositories and pushes.
+    pub fn git(&self) -> &GitService {
+        &self.0.git
+    }
+
+    /// Cancels a build; whether it was under way.
+    pub fn cancel(&self, build_id: BuildId) -> bool {
+        let running = self.running().get(&build_id).cloned();
+        running.inspect(|running| running.cancel.cancel()).is_some()
+    }
+
+    /// The text of a build under way.
+    pub fn output(&self, build_id: BuildId) -> Option<Output> {
+        self.running().get(&build_id).map(|running| running.output.clone())
+    }
+
+    /// Where the text of every build is kept.
+    pub fn output_path(&self, build_id: BuildId) -> PathBuf {
+        output::path(&self.0.data, build_id)
+    }
+
+    /// Removes what an app leaves on disk, after its rows are gone: repository, build cache, slugs that no other app
+    /// has. Its builds are stopped and it takes no push any more. May be called again after a crash.
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub async fn app_destroyed(&self, _destroyed: &Destroyed) -> anyhow::Result<()> {
+    pub async fn app_destroyed(&self, destroyed: &Destroyed) -> anyhow::Result<()> {
+        let app_id = destroyed.app_id;
+        self.0.git.pushes.close(app_id);
+        for running in self.running().values().filter(|running| running.app_id == app_id) {
+            running.cancel.cancel();
+        }
+        let repositories = self.0.git.repositories.clone();
+        let cache = self.0.data.join("cache").join(app_id.to_string());
+        let removed = tokio::task::spawn_blocking(move || {
+            repositories.remove(app_id)?;
+            match std::fs::remove_dir_all(&cache) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(anyhow::anyhow!("cannot remove {}: {error}", cache.display()))
+                }
+                _ => Ok(()),
+            }
+        });
+        removed.await??;
+        self.0.collect.notify_one();
         Ok(())
     }
+
+    /// Forgets the app's build cache: its next build starts from nothing.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub async fn purge_cache(&self, app_id: AppId) -> std::io::Result<()> {
+        match tokio::fs::remove_dir_all(self.0.data.join("cache").join(app_id.to_string())).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What follows a push's program: the repository's size, and packing it now and then.
+    pub fn after_push(&self, app_id: AppId) {
+        let Some(parts) = self.0.parts.get().cloned() else { return };
+        let repositories = self.0.git.repositories.clone();
+        tokio::spawn(async move {
+            let measured = repositories.clone();
+            let size = tokio::task::spawn_blocking(move || measured.size_bytes(app_id)).await.unwrap_or(0);
+            let size = i64::try_from(size).unwrap_or(i64::MAX);
+            if let Err(error) = apps::set_repo_size(&parts.store, app_id, size).await {
+                tracing::warn!("cannot note the size of the repository of app {app_id}: {error}");
+            }
+            if let Err(error) = repositories.collect_garbage(app_id).await {
+                tracing::warn!("cannot pack the repository of app {app_id}: {error}");
+            }
+        });
+    }
+
+    /// Handles one push.
+    async fn answer(self, mut session: PushSession) {
+        let app_name = session.push.app.name.clone();
+        let mut head = None;
+        let accept = if session.has_slot {
+            match plan_push(&session.hello.updates) {
+                PushPlan::Store => {
+                    if session.hello.updates.iter().any(|update| !update.is_deletion()) {
+                        session.text(text::NOT_BUILT).await;
+                    }
+                    true
+                }
+                PushPlan::Refuse(why) => {
+                    session.text(text::refused(&app_name, &why)).await;
+                    false
+                }
+                PushPlan::Deploy { object, branch } => {
+                    head = Some(branch);
+                    deploy::deploy(&self, &mut session, &object).await
+                }
+            }
+        } else {
+            let why = "Another push to this app is under way. Wait until it has ended, and push again.";
+            session.text(text::refused(&app_name, why)).await;
+            false
+        };
+        session.finish(Verdict { accept, head }).await;
+    }
+
+    fn parts(&self) -> &Parts {
+        self.0.parts.get().expect("hooks are served only after the start")
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<BuildId, Running>> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A line in the app's log, as `app[api]: `.
+    fn log(&self, app_id: AppId, message: &str) {
+        let at_us = jiff::Timestamp::now().as_microsecond();
+        self.parts().logplex.append(app_id, LogLine::new(at_us, "app", "api", message));
+    }
+}
+
+#[cfg(test)]
+impl Default for Builds {
+    /// A service for tests in which nothing is built.
+    fn default() -> Self {
+        Self::new(Path::new("/nonexistent"))
+    }
+}
+
+impl std::fmt::Debug for Builds {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Builds").field("data", &self.0.data).finish_non_exhaustive()
+    }
+}
+
+fn now_ms() -> Millis {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Copies the compiler to `bin/slug-compiler-<digest>`, where an upgrade does not take it from a running build.
+fn install_compiler(source: &Path, bin: &Path) -> anyhow::Result<PathBuf> {
+    let bytes = std::fs::read(source).map_err(|error| {
+        anyhow::anyhow!("cannot read {}, which belongs beside ferrokud: {error}", source.display())
+    })?;
+    let digest = hex::encode(Sha256::digest(&bytes));
+    let place = bin.join(format!("slug-compiler-{}", &digest[..16]));
+    if !place.exists() {
+        let next = place.with_extension("new");
+        std::fs::write(&next, &bytes)?;
+        std::fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        std::fs::rename(&next, &place)?;
+    }
+    Ok(place)
+}
+
+/// The hook's socket. Anybody on the node may connect; the token decides.
+fn bind_hook_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    Ok(listener)
 }

@@ -1,0 +1,244 @@
+//! The router's main task: takes tables, reports drained dynos, sends request records, leaves when told.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferroku_core::DynoId;
+use ferroku_core::protocol::router::{Drained, FromRouter, RouteTable, TableApplied, ToRouter};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::disk;
+use crate::limits::{ACKNOWLEDGE_WAIT, REQUEST_RECORDS_PAUSE, SWEEP_INTERVAL};
+use crate::outbox::Outbox;
+use crate::peer::{Heard, Peer};
+use crate::shared::{Phase, Shared};
+use crate::table::Compiler;
+
+/// Between two looks whether a leaving router has finished.
+const LEAVE_POLL: Duration = Duration::from_millis(20);
+
+/// The main task's state.
+pub struct Control {
+    pub shared: Arc<Shared>,
+    pub folder: PathBuf,
+    pub compiler: Compiler,
+    pub outbox: Outbox,
+    pub heard: mpsc::Receiver<Heard>,
+    pub emptied: mpsc::UnboundedReceiver<DynoId>,
+    pub peer: Option<Peer>,
+    /// What this peer was told.
+    pub reported: HashSet<DynoId>,
+    pub writer: TableWriter,
+    /// When the workers' records are taken in.
+    pub gather_at: Option<Instant>,
+    /// Accepts on the router's socket.
+    pub accepting: JoinHandle<()>,
+}
+
+/// Writes tables to disk off the main task, always the newest, one at a time.
+#[derive(Default)]
+pub struct TableWriter {
+    running: Option<JoinHandle<()>>,
+    next: Option<RouteTable>,
+}
+
+impl Control {
+    /// Serves until told to leave.
+    pub async fn serve(&mut self, stop: &mut mpsc::UnboundedReceiver<()>) {
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stop.recv() => return,
+                () = step(self) => {}
+                _ = sweep.tick() => {
+                    self.sweep();
+                    self.outbox.adopt_leftovers();
+                }
+            }
+        }
+    }
+
+    /// Leaves: accepts no more, lets requests end, closes what is left when time is over.
+    pub async fn leave(&mut self) {
+        let begun = Instant::now();
+        self.shared.enter(Phase::Leaving);
+        self.accepting.abort();
+        self.tell(FromRouter::Leaving);
+        let timeouts = self.shared.timeouts.clone();
+        while !(self.shared.tasks.is_empty() && self.shared.connections() == 0) {
+            let elapsed = begun.elapsed();
+            let phase = *self.shared.phase.borrow();
+            if elapsed >= timeouts.drain && phase < Phase::Forced {
+                self.shared.enter(Phase::Forced);
+            } else if elapsed >= timeouts.leave_idle && phase < Phase::ClosingIdle {
+                self.shared.enter(Phase::ClosingIdle);
+            }
+            if elapsed >= timeouts.drain + Duration::from_secs(1) {
+                break;
+            }
+            tokio::select! {
+                () = step(self) => {}
+                () = tokio::time::sleep(LEAVE_POLL) => {}
+            }
+        }
+        self.shared.enter(Phase::Forced);
+    }
+
+    /// Sends what the workers recorded last; what is not acknowledged in time stays on disk.
+    pub async fn settle(&mut self) {
+        self.outbox.push(self.shared.gather());
+        let deadline = Instant::now() + ACKNOWLEDGE_WAIT;
+        while self.peer.is_some() && !self.outbox.is_empty() {
+            tokio::select! {
+                () = step(self) => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        if let Err(error) = self.outbox.leave_behind() {
+            tracing::error!(folder = %self.folder.display(), %error, "request records are lost: the folder cannot be written");
+        }
+        self.writer.finish(&self.folder).await;
+    }
+
+    /// Serves `table` from now on.
+    pub fn apply(&mut self, table: RouteTable) {
+        let version = table.version;
+        let compiled = Arc::new(self.compiler.compile(table));
+        self.shared.table.store(Some(compiled));
+        self.shared.table_changed.send_replace(version);
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Connected(peer) => {
+                self.peer = Some(peer);
+                self.reported.clear();
+                self.outbox.start_over();
+                if *self.shared.phase.borrow() >= Phase::Leaving {
+                    self.tell(FromRouter::Leaving);
+                }
+            }
+            Heard::Gone(number) if self.is_peer(number) => self.peer = None,
+            Heard::Said(number, message) if self.is_peer(number) => match message {
+                ToRouter::Table(table) => self.take_table(table),
+                ToRouter::Acknowledge(acknowledge) => self.outbox.acknowledge(acknowledge),
+                ToRouter::Hello(_) | ToRouter::TakeListeners => {}
+            },
+            // From a connection that a newer one has replaced.
+            Heard::Gone(_) | Heard::Said(..) => {}
+        }
+    }
+
+    fn take_table(&mut self, table: RouteTable) {
+        let version = table.version;
+        // A router on its way out leaves the file to the one that replaces it.
+        if *self.shared.phase.borrow() == Phase::Serving {
+            self.writer.write(&self.folder, table.clone());
+        }
+        self.apply(table);
+        self.tell(FromRouter::TableApplied(TableApplied { version }));
+        for dyno_id in self.compiler.drained() {
+            self.report_drained(dyno_id);
+        }
+        let compiler = &self.compiler;
+        self.reported.retain(|dyno_id| compiler.is_drained(*dyno_id));
+    }
+
+    fn report_drained(&mut self, dyno_id: DynoId) {
+        if self.peer.is_some() && self.compiler.is_drained(dyno_id) && self.reported.insert(dyno_id) {
+            self.tell(FromRouter::Drained(Drained { dyno_id }));
+        }
+    }
+
+    fn tell(&self, message: FromRouter) {
+        if let Some(peer) = &self.peer {
+            // A peer that is gone is heard of as such.
+            let _ = peer.messages.send(message);
+        }
+    }
+
+    fn is_peer(&self, number: u64) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.number == number)
+    }
+
+    fn sweep(&self) {
+        if let Some(table) = self.shared.table.load().as_ref() {
+            for target in table.targets() {
+                target.sweep(self.shared.timeouts.dyno_keep_alive);
+            }
+        }
+    }
+}
+
+/// Waits for the next thing to do, and does it. Dropping it half-way loses nothing.
+async fn step(control: &mut Control) {
+    let shared = control.shared.clone();
+    let batches =
+        control.peer.as_ref().filter(|_| control.outbox.has_unsent()).map(|peer| peer.batches.clone());
+    let has_batches = batches.is_some();
+    let permit = async {
+        match batches {
+            Some(batches) => batches.reserve_owned().await.ok(),
+            None => None,
+        }
+    };
+    let gather_at = control.gather_at;
+    tokio::select! {
+        Some(heard) = control.heard.recv() => control.hear(heard),
+        Some(dyno_id) = control.emptied.recv() => control.report_drained(dyno_id),
+        Some(permit) = permit, if has_batches => {
+            if let Some(batch) = control.outbox.next_batch() {
+                permit.send(FromRouter::RequestLog(batch));
+            }
+        }
+        () = shared.records_ready.notified(), if gather_at.is_none() => {
+            control.gather_at = Some(Instant::now() + REQUEST_RECORDS_PAUSE);
+        }
+        () = tokio::time::sleep_until(gather_at.unwrap_or_else(Instant::now)), if gather_at.is_some() => {
+            control.gather_at = None;
+            control.outbox.push(shared.gather());
+        }
+        () = control.writer.settled() => control.writer.go_on(&control.folder),
+    }
+}
+
+impl TableWriter {
+    fn write(&mut self, folder: &Path, table: RouteTable) {
+        self.next = Some(table);
+        if self.running.is_none() {
+            self.go_on(folder);
+        }
+    }
+
+    /// Starts to write the newest table that is not on disk yet.
+    fn go_on(&mut self, folder: &Path) {
+        let folder = folder.to_owned();
+        self.running = self.next.take().map(|table| {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = disk::write_table(&folder, &table) {
+                    tracing::error!(folder = %folder.display(), %error, "the route table cannot be kept on disk");
+                }
+            })
+        });
+    }
+
+    /// Returns when the running write has ended; never when none runs.
+    async fn settled(&mut self) {
+        match &mut self.running {
+            Some(running) => drop(running.await),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn finish(&mut self, folder: &Path) {
+        while self.running.is_some() {
+            self.settled().await;
+            self.go_on(folder);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Every limit of the router, with its unit and where it comes from.
+
+use std::time::Duration;
+
+/// Longest request target (path and query), in bytes (Heroku's HTTP limits: 8,192; longer is answered 414).
+pub const REQUEST_TARGET_LIMIT_BYTES: usize = 8192;
+/// Longest header line, name and value, in bytes (Heroku's HTTP limits).
+pub const HEADER_LINE_LIMIT_BYTES: usize = 8192;
+/// Largest `Set-Cookie` of a response, in bytes (Heroku's HTTP limits; larger is H25).
+pub const COOKIE_LIMIT_BYTES: usize = 8192;
+/// All of a request's head, in bytes: one hundred header lines (hyper's default count) fit at ordinary length.
+pub const REQUEST_HEAD_LIMIT_BYTES: usize = 256 * 1024;
+/// All of a response's head, in bytes (Heroku's HTTP limits: 512 KB a header line).
+pub const RESPONSE_HEAD_LIMIT_BYTES: usize = 512 * 1024;
+/// Requests at once to one app, for each of its healthy dynos (Heroku: 200; more are H11).
+pub const REQUESTS_PER_DYNO: usize = 200;
+/// Dynos tried for one request before H19 or H21 (Heroku: 10).
+pub const CONNECT_ATTEMPTS: usize = 10;
+/// Idle connections kept to one dyno by one worker: what a burst needs; more only hold the dyno's threads.
+pub const IDLE_CONNECTIONS_PER_DYNO: usize = 128;
+/// Client connections at once in one router; beyond it new ones wait in the listen backlog. Each needs two
+/// file descriptors and about 20 KB.
+pub const CLIENT_CONNECTIONS: usize = 20_000;
+/// An idle connection to a dyno older than this is not used for a request that must not be sent twice:
+/// servers close idle connections after as little as 2 s (gunicorn), and the race would be an H13.
+pub const REUSE_UNSAFE_WITHIN: Duration = Duration::from_secs(1);
+/// Request records that wait for control, in bytes of text: about 60,000 requests. The oldest are dropped
+/// and counted.
+pub const REQUEST_RECORDS_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// Request records in one frame.
+pub const REQUEST_RECORDS_PER_FRAME: usize = 512;
+/// How long records collect before they are sent together.
+pub const REQUEST_RECORDS_PAUSE: Duration = Duration::from_millis(10);
+/// How long a leaving router waits for control to acknowledge the last records before it leaves them on disk.
+pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(2);
+/// Between two rounds of closing what has been idle for too long and of looking for records left on disk.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a new peer on the router's socket may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes copied at once in each direction of an upgraded connection.
+pub const TUNNEL_BUFFER_BYTES: usize = 8 * 1024;
+
+/// The times that Heroku's router keeps. Tests shorten them.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// For one connection attempt to a dyno (Heroku: 5 s).
+    pub connect: Duration,
+    /// A dyno that could not be reached gets no request for this long (Heroku: 5 s).
+    pub quarantine: Duration,
+    /// For all attempts of one request (Heroku: 75 s, then H99).
+    pub connect_budget: Duration,
+    /// From dispatch to the first byte of the response (Heroku: 30 s, then H12).
+    pub first_byte: Duration,
+    /// Without a byte either way after that (Heroku: 55 s, then H15 or H28).
+    pub idle: Duration,
+    /// A request waits this long for a booting app (Heroku: 75 s, then H20).
+    pub boot: Duration,
+    /// Idle connections to dynos are closed after this (Heroku: 90 s).
+    pub dyno_keep_alive: Duration,
+    /// A client's connection without a whole request head is closed after this (Heroku: about 60 s).
+    pub client_keep_alive: Duration,
+    /// A leaving router closes idle client connections after this, so that a client in the middle of sending
+    /// its next request still gets an answer.
+    pub leave_idle: Duration,
+    /// A leaving router closes everything after this (30 s, as dynos have).
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            quarantine: Duration::from_secs(5),
+            connect_budget: Duration::from_secs(75),
+            first_byte: Duration::from_secs(30),
+            idle: Duration::from_secs(55),
+            boot: Duration::from_secs(75),
+            dyno_keep_alive: Duration::from_secs(90),
+            client_keep_alive: Duration::from_secs(60),
+            leave_idle: Duration::from_secs(1),
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The way of one request: find the app, ask whether it may pass, choose a dyno, send, answer.
+//!
+//! Invariants: a request is sent a second time only when nothing of it was sent before, or when it is safe
+//! to repeat (RFC 9110 section 9.2.1), has no body and went over a kept connection that the dyno closed
+//! without answering. Every request of a known app ends in exactly one record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+use crate::body::{ProxyBody, RequestBody, ResponseBody, Upload};
+use crate::choice::{Admission, Choice, Tried};
+use crate::exchange::Exchange;
+use crate::failure::Failure;
+use crate::headers;
+use crate::limits::{COOKIE_LIMIT_BYTES, REQUEST_TARGET_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
+use crate::pages;
+use crate::shared::{Client, Shared};
+use crate::table::App;
+use crate::tunnel;
+use crate::upstream::{self, Sender};
+
+/// Answers one request.
+pub async fn handle(
+    shared: &Arc<Shared>,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> Response<ProxyBody> {
+    let mut response = answer(shared, client, request).await;
+    if shared.leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    client: &Arc<Client>,
+    mut request: Request<Incoming>,
+) -> Response<ProxyBody> {
+    if let Err(status) = check_target(&request) {
+        return pages::plain(status);
+    }
+    let Some(host) = host_of(&request) else { return pages::plain(StatusCode::BAD_REQUEST) };
+    let app = {
+        let table = shared.table.load();
+        let Some(table) = table.as_ref() else { return pages::plain(StatusCode::SERVICE_UNAVAILABLE) };
+        match host.to_str().ok().and_then(|host| table.find(host)) {
+            Some(app) => app.clone(),
+            None => return pages::no_such_app(),
+        }
+    };
+    let identity = client.headers.identify(request.headers());
+    let about = (request.method().clone(), request.uri().clone(), host.clone());
+    let exchange = Exchange::new(shared.clone(), client.clone(), app, about, identity);
+    if headers::has_oversized_line(request.headers()) {
+        return fail(exchange, Failure::BadHeader);
+    }
+    if let Some(expect) = request.headers().get(header::EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return fail(exchange, Failure::UnsupportedExpect);
+    }
+    let upgrade = headers::upgrade_of(request.headers()).map(|_| hyper::upgrade::on(&mut request));
+    let outgoing = Outgoing::new(request, host, &exchange);
+    forward(exchange, outgoing, upgrade).await
+}
+
+fn check_target(request: &Request<Incoming>) -> Result<(), StatusCode> {
+    if request.method() == Method::CONNECT {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > REQUEST_TARGET_LIMIT_BYTES {
+        return Err(StatusCode::URI_TOO_LONG);
+    }
+    Ok(())
+}
+
+/// The host that the request is for: the target's own in absolute form (RFC 9112 section 3.2.2), otherwise
+/// the only Host header.
+fn host_of(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let first = hosts.next();
+    if hosts.next().is_some() {
+        return None;
+    }
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => first.cloned(),
+    }
+}
+
+/// The request as it goes to a dyno.
+struct Outgoing {
+    head: Head,
+    body: RequestBody,
+    upload: Option<Arc<Upload>>,
+    /// May be sent again although it may have arrived.
+    repeatable: bool,
+}
+
+#[derive(Clone)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Outgoing {
+    fn new(request: Request<Incoming>, host: HeaderValue, exchange: &Exchange) -> Self {
+        let (Parts { method, uri, mut headers, .. }, body) = request.into_parts();
+        let uri = origin_form(uri);
+        headers.insert(header::HOST, host);
+        exchange.client.headers.rewrite_request(&mut headers, &exchange.identity, now_ms());
+        let (body, upload) = if body.is_end_stream() {
+            (RequestBody::Empty, None)
+        } else {
+            let upload = Upload::new();
+            (RequestBody::Streaming(body, upload.clone()), Some(upload))
+        };
+        let safe = method == Method::GET || method == Method::HEAD || method == Method::OPTIONS;
+        let repeatable = safe && upload.is_none();
+        Self { head: Head { method, uri, headers }, body, upload, repeatable }
+    }
+}
+
+impl Head {
+    fn with(self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        *request.version_mut() = Version::HTTP_11;
+        request
+    }
+}
+
+fn origin_form(uri: Uri) -> Uri {
+    if uri.authority().is_none() {
+        return uri;
+    }
+    uri.path_and_query().map_or_else(|| Uri::from_static("/"), |target| Uri::from(target.clone()))
+}
+
+/// Chooses dynos and sends the request until one has it, then waits for the answer.
+async fn forward(
+    mut exchange: Box<Exchange>,
+    outgoing: Outgoing,
+    upgrade: Option<OnUpgrade>,
+) -> Response<ProxyBody> {
+    let Outgoing { head, body, upload, repeatable } = outgoing;
+    let mut request = head.with(body);
+    let mut tried = Tried::new(exchange.arrived);
+    let mut fresh_only = false;
+    loop {
+        if let Err(failure) = enter(&mut exchange, &mut tried).await {
+            return fail(exchange, failure);
+        }
+        let (sender, reused) = match connection(&mut exchange, repeatable, fresh_only).await {
+            Ok(connection) => connection,
+            Err(failure) => {
+                tried.failed(&mut exchange, failure);
+                continue;
+            }
+        };
+        let copy = (reused && repeatable).then(|| Head {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        });
+        match send(&mut exchange, sender, request, upload.as_deref()).await {
+            Sent::Answered(response, sender) => return pass_on(exchange, response, sender, upload, upgrade),
+            Sent::Unsent(unsent) => request = unsent,
+            Sent::Failed(Failure::ClosedWithoutResponse) if copy.is_some() => {
+                let copy = copy.expect("looked at in the guard");
+                request = copy.with(RequestBody::Empty);
+            }
+            Sent::Failed(failure) => return fail(exchange, failure),
+        }
+        exchange.in_flight = None;
+        fresh_only = true;
+    }
+}
+
+/// Waits until the app has a dyno for the request and counts it in there.
+async fn enter(exchange: &mut Exchange, tried: &mut Tried) -> Result<(), Failure> {
+    loop {
+        match crate::choice::admit(&exchange.app) {
+            Admission::Refused(failure) => return Err(failure),
+            Admission::Held => {
+                let deadline = exchange.arrived + exchange.shared.timeouts.boot;
+                wait_for_next_table(exchange, deadline).await?;
+                continue;
+            }
+            Admission::Passed => {}
+        }
+        match tried.choose(&exchange.app)? {
+            Choice::Target(target) => {
+                if let Some(in_flight) = target.enter() {
+                    exchange.dyno = Some(target);
+                    exchange.in_flight = Some(in_flight);
+                    return Ok(());
+                }
+                // It has just been retired: the table that says so is being put into place.
+                tokio::task::yield_now().await;
+                refresh(exchange)?;
+            }
+            Choice::Later(_) if tried.is_over(exchange.shared.timeouts.connect_budget) => {
+                return Err(Failure::Platform);
+            }
+            Choice::Later(pause) => {
+                tokio::time::sleep(pause).await;
+                refresh(exchange)?;
+            }
+        }
+    }
+}
+
+async fn wait_for_next_table(exchange: &mut Exchange, deadline: Instant) -> Result<(), Failure> {
+    let mut changed = exchange.shared.table_changed.subscribe();
+    // A table that came between the look and the subscription must not be missed.
+    let app = exchange.app.clone();
+    refresh(exchange)?;
+    if !Arc::ptr_eq(&app, &exchange.app) {
+        return Ok(());
+    }
+    match tokio::time::timeout_at(deadline.into(), changed.changed()).await {
+        Ok(_) => refresh(exchange),
+        Err(_) => Err(Failure::BootTimeout),
+    }
+}
+
+/// Looks the app up again in the table of now.
+fn refresh(exchange: &mut Exchange) -> Result<(), Failure> {
+    let table = exchange.shared.table.load();
+    let found: Option<&Arc<App>> =
+        table.as_ref().and_then(|table| table.find(exchange.host.to_str().unwrap_or_default()));
+    // An app that was destroyed meanwhile has nothing that could answer.
+    exchange.app = found.cloned().ok_or(Failure::NoWebProcesses)?;
+    Ok(())
+}
+
+/// A connection to the chosen dyno, and whether it was used before.
+async fn connection(
+    exchange: &mut Exchange,
+    repeatable: bool,
+    fresh_only: bool,
+) -> Result<(Sender, bool), Failure> {
+    let in_flight = exchange.in_flight.as_ref().ok_or(Failure::Platform)?;
+    let timeouts = &exchange.shared.timeouts;
+    let limit = if repeatable { timeouts.dyno_keep_alive } else { REUSE_UNSAFE_WITHIN };
+    if !fresh_only {
+        while let Some(idle) = in_flight.0.take_idle(exchange.client.worker) {
+            if idle.is_usable(limit)
+                && let Some(sender) = idle.ready().await
+            {
+                exchange.connect_ms = Some(0);
+                return Ok((sender, true));
+            }
+        }
+    }
+    let started = Instant::now();
+    let sender = upstream::connect(in_flight.0.address, timeouts.connect).await?;
+    exchange.connect_ms = Some(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    Ok((sender, false))
+}
+
+enum Sent {
+    Answered(Response<Incoming>, Sender),
+    /// The connection was closed before anything was sent.
+    Unsent(Request<RequestBody>),
+    Failed(Failure),
+}
+
+/// Sends the request and waits for the head of the response.
+async fn send(
+    exchange: &mut Exchange,
+    mut sender: Sender,
+    request: Request<RequestBody>,
+    upload: Option<&Upload>,
+) -> Sent {
+    let dispatched = Instant::now();
+    exchange.dispatched = Some(dispatched);
+    let mut response = std::pin::pin!(sender.try_send_request(request));
+    let timeouts = &exchange.shared.timeouts;
+    let mut deadline = dispatched + timeouts.first_byte;
+    let result = loop {
+        match tokio::time::timeout_at(deadline.into(), response.as_mut()).await {
+            Ok(result) => break result,
+            Err(_) => match next_deadline(upload, timeouts.first_byte, timeouts.idle) {
+                Ok(later) => deadline = later,
+                Err(failure) => return Sent::Failed(failure),
+            },
+        }
+    };
+    match result {
+        Ok(response) => Sent::Answered(response, sender),
+        Err(mut error) => match error.take_message() {
+            Some(unsent) if upload.is_none_or(|upload| upload.waits_for_client()) => Sent::Unsent(unsent),
+            Some(_) => Sent::Failed(Failure::ClosedWithoutResponse),
+            None => Sent::Failed(
+                upload.and_then(Upload::failure).unwrap_or_else(|| upstream::failure_of(error.error())),
+            ),
+        },
+    }
+}
+
+/// While a client uploads, its dyno need not answer: the limit counts from the last byte that moved.
+fn next_deadline(
+    upload: Option<&Upload>,
+    first_byte: std::time::Duration,
+    idle: std::time::Duration,
+) -> Result<Instant, Failure> {
+    let Some(upload) = upload else { return Err(Failure::RequestTimeout) };
+    let (limit, failure) = if upload.waits_for_client() {
+        (idle, Failure::ClientIdle)
+    } else {
+        (first_byte, Failure::RequestTimeout)
+    };
+    match limit.checked_sub(upload.idle()) {
+        Some(rest) if !rest.is_zero() => Ok(Instant::now() + rest),
+        _ => Err(failure),
+    }
+}
+
+/// Turns the dyno's response into the client's.
+fn pass_on(
+    mut exchange: Box<Exchange>,
+    mut response: Response<Incoming>,
+    sender: Sender,
+    upload: Option<Arc<Upload>>,
+    upgrade: Option<OnUpgrade>,
+) -> Response<ProxyBody> {
+    let status = response.status();
+    if response.headers().get_all(header::SET_COOKIE).iter().any(|cookie| cookie.len() > COOKIE_LIMIT_BYTES) {
+        return fail(exchange, Failure::OversizedCookie);
+    }
+    exchange.status = Some(status.as_u16());
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = upgrade else { return fail(exchange, Failure::PoorlyFormattedResponse) };
+        let dyno = hyper::upgrade::on(&mut response);
+        let shared = exchange.shared.clone();
+        shared.tasks.spawn(tunnel::run(client, dyno, exchange));
+        headers::rewrite_response(response.headers_mut(), true);
+        return response.map(|_| ProxyBody::Full(None));
+    }
+    headers::rewrite_response(response.headers_mut(), false);
+    *response.version_mut() = Version::HTTP_11;
+    response.map(|body| ResponseBody::new(body, exchange, upload, sender))
+}
+
+/// Answers with the page for `failure` and writes the record.
+fn fail(mut exchange: Box<Exchange>, failure: Failure) -> Response<ProxyBody> {
+    let url = match failure {
+        Failure::Maintenance => exchange.app.route.maintenance_page_url.as_deref(),
+        _ => exchange.app.route.error_page_url.as_deref(),
+    };
+    let response = pages::failure(failure, url);
+    if exchange.dispatched.is_some() {
+        exchange.bytes = Some(0);
+    }
+    exchange.finish(Some(failure));
+    response
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}

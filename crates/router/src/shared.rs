@@ -1,0 +1,112 @@
+//! What all threads of one router share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::exchange::PendingRecord;
+use crate::headers::ClientHeaders;
+use crate::limits::Timeouts;
+use crate::table::Table;
+
+/// How far a router is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// Accepts no more; every answer closes its connection.
+    Leaving,
+    /// Idle connections are closed.
+    ClosingIdle,
+    /// Everything is closed.
+    Forced,
+}
+
+/// The state of a router.
+#[derive(Debug)]
+pub struct Shared {
+    /// `None` until the first table.
+    pub table: ArcSwapOption<Table>,
+    /// The version of the table, for those who wait for the next one.
+    pub table_changed: watch::Sender<u64>,
+    pub timeouts: Timeouts,
+    pub phase: watch::Sender<Phase>,
+    /// The same as `phase >= Leaving`, readable at no cost.
+    pub leaving: AtomicBool,
+    /// The same as `phase == Forced`.
+    pub forced: AtomicBool,
+    /// Connections and tunnels.
+    pub tasks: TaskTracker,
+    pub workers: Vec<Worker>,
+    pub public_port: u16,
+    /// Says that a worker has records; taken back when they are gathered.
+    pub records_ready: Notify,
+    records_flag: AtomicBool,
+}
+
+/// What one worker thread owns and others may look at.
+#[derive(Debug, Default)]
+pub struct Worker {
+    records: Mutex<Vec<PendingRecord>>,
+    pub connections: AtomicUsize,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Client {
+    pub headers: ClientHeaders,
+    pub worker: usize,
+    /// It took no byte for too long.
+    pub stalled: AtomicBool,
+}
+
+impl Shared {
+    pub fn new(timeouts: Timeouts, workers: usize, public_port: u16) -> Arc<Self> {
+        Arc::new(Self {
+            table: ArcSwapOption::empty(),
+            table_changed: watch::Sender::new(0),
+            timeouts,
+            phase: watch::Sender::new(Phase::Serving),
+            leaving: AtomicBool::new(false),
+            forced: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            workers: (0..workers).map(|_| Worker::default()).collect(),
+            public_port,
+            records_ready: Notify::new(),
+            records_flag: AtomicBool::new(false),
+        })
+    }
+
+    /// Moves on to `phase`.
+    pub fn enter(&self, phase: Phase) {
+        self.leaving.store(phase >= Phase::Leaving, Ordering::SeqCst);
+        self.forced.store(phase == Phase::Forced, Ordering::SeqCst);
+        self.phase.send_replace(phase);
+    }
+
+    /// Takes in a record on a worker's thread.
+    pub fn record(&self, worker: usize, record: PendingRecord) {
+        self.workers[worker].records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        if !self.records_flag.load(Ordering::Relaxed) && !self.records_flag.swap(true, Ordering::AcqRel) {
+            self.records_ready.notify_one();
+        }
+    }
+
+    /// Takes out what the workers have recorded, oldest first.
+    pub fn gather(&self) -> Vec<PendingRecord> {
+        self.records_flag.store(false, Ordering::SeqCst);
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            all.append(&mut worker.records.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        all.sort_by_key(|record| record.at_us);
+        all
+    }
+
+    /// Client connections of all workers.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+    }
+}

@@ -1,0 +1,325 @@
+//! The route table as requests read it: host name to app, app to targets.
+//!
+//! In: [`RouteTable`]s from control. A table is compiled once, then read without locks through `ArcSwap`.
+//! Targets outlive tables: the same dyno keeps its counter, its idle connections and its quarantine.
+//!
+//! Invariant: once `retire` was called and the count of requests in flight was 0 afterwards, no request is
+//! ever sent to the target again. `Target::enter` counts first and looks for retirement second; `retire`
+//! marks first and the caller reads the count second; both in sequentially consistent order.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferroku_core::protocol::router::{RouteApp, RouteTable, TargetState};
+use ferroku_core::{AppId, DynoId};
+use tokio::sync::mpsc;
+
+use crate::limits::IDLE_CONNECTIONS_PER_DYNO;
+use crate::upstream::IdleConnection;
+
+/// Longest host name, in bytes (RFC 1035 section 2.3.4).
+const HOST_LIMIT_BYTES: usize = 255;
+
+/// A compiled table.
+#[derive(Debug, Default)]
+pub struct Table {
+    hosts: HashMap<Box<str>, Arc<App>>,
+}
+
+/// One app.
+#[derive(Debug)]
+pub struct App {
+    pub route: RouteApp,
+    /// Those that get requests.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// One web dyno.
+#[derive(Debug)]
+pub struct Target {
+    pub dyno_id: DynoId,
+    pub name: String,
+    pub address: SocketAddr,
+    retired: AtomicBool,
+    in_flight: AtomicUsize,
+    /// Milliseconds on the clock of `started`.
+    quarantined_until_ms: AtomicU64,
+    started: Instant,
+    /// One slot a worker, so that the lock is never contended on the way of a request.
+    idle: Box<[Mutex<Vec<IdleConnection>>]>,
+    emptied: mpsc::UnboundedSender<DynoId>,
+}
+
+/// A request in flight to a target.
+#[derive(Debug)]
+pub struct InFlight(pub Arc<Target>);
+
+/// Compiles tables and remembers targets from one to the next.
+#[derive(Debug)]
+pub struct Compiler {
+    targets: HashMap<DynoId, Arc<Target>>,
+    workers: usize,
+    emptied: mpsc::UnboundedSender<DynoId>,
+}
+
+impl Table {
+    /// The app that `host` (as a client sent it, with or without port, in any case) belongs to.
+    pub fn find(&self, host: &str) -> Option<&Arc<App>> {
+        let host = strip_port(host);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if let Some(app) = self.hosts.get(host) {
+            return Some(app);
+        }
+        if host.len() > HOST_LIMIT_BYTES {
+            return None;
+        }
+        let lower = host.to_ascii_lowercase();
+        if let Some(app) = self.hosts.get(lower.as_str()) {
+            return Some(app);
+        }
+        let (_, parent) = lower.split_once('.')?;
+        self.hosts.get(format!("*.{parent}").as_str())
+    }
+
+    /// Every target that gets requests.
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.hosts.values().flat_map(|app| &app.targets)
+    }
+}
+
+/// The host without `:port`; IPv6 literals keep their brackets.
+pub fn strip_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.ends_with(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+impl App {
+    pub fn id(&self) -> AppId {
+        self.route.app_id
+    }
+
+    /// Requests in flight to all healthy targets.
+    pub fn in_flight(&self) -> usize {
+        self.targets.iter().map(|target| target.in_flight()).sum()
+    }
+}
+
+impl Target {
+    /// Counts a request in. `None` when the target is retired: look at the table again.
+    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let entered = InFlight(self.clone());
+        (!self.retired.load(Ordering::SeqCst)).then_some(entered)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        for slot in &self.idle {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Keeps requests away for `duration`.
+    pub fn quarantine(&self, duration: Duration) {
+        let until = (self.started.elapsed() + duration).as_millis();
+        self.quarantined_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn is_quarantined(&self) -> bool {
+        let until = self.quarantined_until_ms.load(Ordering::Relaxed);
+        until != 0 && self.started.elapsed().as_millis() < u128::from(until)
+    }
+
+    /// The connection of this worker that was used last.
+    pub fn take_idle(&self, worker: usize) -> Option<IdleConnection> {
+        self.idle[worker].lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps a connection for the next request, unless the target is retired or has enough.
+    pub fn put_idle(&self, worker: usize, connection: IdleConnection) {
+        let mut slot = self.idle[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.len() < IDLE_CONNECTIONS_PER_DYNO && !self.is_retired() {
+            slot.push(connection);
+        }
+    }
+
+    /// Closes connections that were idle for longer than `limit`, or that the dyno has closed.
+    pub fn sweep(&self, limit: Duration) {
+        for slot in &self.idle {
+            slot.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|connection| connection.is_usable(limit));
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.0.is_retired() {
+            let _ = self.0.emptied.send(self.0.dyno_id);
+        }
+    }
+}
+
+impl Compiler {
+    /// For a router with this many workers. `emptied` gets the id of a retired target whenever its count of
+    /// requests falls to 0.
+    pub fn new(workers: usize, emptied: mpsc::UnboundedSender<DynoId>) -> Self {
+        Self { targets: HashMap::new(), workers, emptied }
+    }
+
+    /// Compiles `table`; targets that it calls draining, or no longer names, get no request from the moment
+    /// on that this returns, even from requests that still read the table before.
+    pub fn compile(&mut self, table: RouteTable) -> Table {
+        let mut known = HashMap::with_capacity(self.targets.len());
+        let mut hosts = HashMap::with_capacity(table.apps.len());
+        for mut route in table.apps {
+            let mut targets = Vec::new();
+            for given in std::mem::take(&mut route.targets) {
+                let target = match self.targets.remove(&given.dyno_id) {
+                    Some(target) if target.address == given.address => target,
+                    Some(stale) => {
+                        stale.retire();
+                        self.target(given.dyno_id, given.name, given.address)
+                    }
+                    None => self.target(given.dyno_id, given.name, given.address),
+                };
+                match given.state {
+                    TargetState::Healthy => {
+                        target.retired.store(false, Ordering::SeqCst);
+                        targets.push(target.clone());
+                    }
+                    TargetState::Draining => target.retire(),
+                }
+                known.insert(given.dyno_id, target);
+            }
+            let names = std::mem::take(&mut route.hosts);
+            let app = Arc::new(App { route, targets });
+            for name in names {
+                hosts.insert(name.to_ascii_lowercase().into_boxed_str(), app.clone());
+            }
+        }
+        for (dyno_id, gone) in self.targets.drain() {
+            gone.retire();
+            // Remembered until its last request has ended, so that this can be reported.
+            if gone.in_flight() > 0 {
+                known.insert(dyno_id, gone);
+            } else {
+                let _ = self.emptied.send(dyno_id);
+            }
+        }
+        self.targets = known;
+        Table { hosts }
+    }
+
+    fn target(&self, dyno_id: DynoId, name: String, address: SocketAddr) -> Arc<Target> {
+        Arc::new(Target {
+            dyno_id,
+            name,
+            address,
+            retired: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            quarantined_until_ms: AtomicU64::new(0),
+            started: Instant::now(),
+            idle: (0..self.workers).map(|_| Mutex::new(Vec::new())).collect(),
+            emptied: self.emptied.clone(),
+        })
+    }
+
+    /// Retired targets without a request in flight.
+    pub fn drained(&self) -> Vec<DynoId> {
+        let drained = self.targets.values().filter(|target| target.is_retired() && target.in_flight() == 0);
+        drained.map(|target| target.dyno_id).collect()
+    }
+
+    /// Whether this dyno is known, retired and without a request; or not known at all.
+    pub fn is_drained(&self, dyno_id: DynoId) -> bool {
+        self.targets.get(&dyno_id).is_none_or(|target| target.is_retired() && target.in_flight() == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferroku_core::protocol::router::Target as GivenTarget;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn table(hosts: &[&str], targets: &[(u128, TargetState)]) -> RouteTable {
+        let target = |(id, state): &(u128, TargetState)| GivenTarget {
+            dyno_id: DynoId(Uuid::from_u128(*id)),
+            name: format!("web.{id}"),
+            address: "127.0.0.1:1".parse().unwrap(),
+            state: *state,
+        };
+        RouteTable {
+            version: 1,
+            apps: vec![RouteApp {
+                app_id: AppId(Uuid::nil()),
+                name: "a".into(),
+                hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+                maintenance: false,
+                blank: false,
+                web_quantity: 1,
+                crashed: false,
+                booting: false,
+                error_page_url: None,
+                maintenance_page_url: None,
+                targets: targets.iter().map(target).collect(),
+            }],
+        }
+    }
+
+    #[test]
+    fn hosts_are_found_in_any_case_with_any_port_and_by_wildcard() {
+        let (emptied, _keep) = mpsc::unbounded_channel();
+        let table = Compiler::new(1, emptied).compile(table(&["Shop.localhost", "*.example.com"], &[]));
+        for host in
+            ["shop.localhost", "SHOP.LOCALHOST:8080", "shop.localhost.", "a.example.com:1", "B.Example.Com"]
+        {
+            assert!(table.find(host).is_some(), "{host}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "xshop.localhost",
+            "example.com",
+            "a.b.example.com",
+            "[::1]:80",
+            "shop.localhost:x",
+        ] {
+            assert!(table.find(host).is_none(), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_retired_target_takes_no_request_and_is_reported_when_its_last_one_ends() {
+        let (emptied, mut reports) = mpsc::unbounded_channel();
+        let mut compiler = Compiler::new(1, emptied);
+        let first = compiler.compile(table(&["a"], &[(1, TargetState::Healthy), (2, TargetState::Healthy)]));
+        let targets: Vec<_> = first.find("a").unwrap().targets.clone();
+        let request = targets[0].enter().unwrap();
+        compiler.compile(table(&["a"], &[(2, TargetState::Draining)]));
+        assert!(targets[0].enter().is_none() && targets[1].enter().is_none());
+        assert!(!compiler.is_drained(targets[0].dyno_id));
+        assert_eq!(compiler.drained(), [targets[1].dyno_id]);
+        while reports.try_recv().is_ok() {}
+        drop(request);
+        assert_eq!(reports.try_recv().unwrap(), targets[0].dyno_id);
+        assert!(compiler.is_drained(targets[0].dyno_id));
+    }
+}

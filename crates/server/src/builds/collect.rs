@@ -1,0 +1,248 @@
+//! What is done off the push's path: archives of slugs, and removing what nobody needs.
+//!
+//! One task, poked after each release and run every ten minutes. It takes no input: what there is to do follows from
+//! rows and folders.
+//!
+//! - A slug's tree is packed into `DIR/slug-archives/<digest>.tar.zst` (the transport form), by a job that survives a
+//!   crash: it is written under another name, synced and renamed, and only then is the job finished.
+//! - Of each app the [`KEEP_SLUGS`] newest slugs stay, that of its current release, and those of dynos that run. The
+//!   others' rows are marked as deleted; a release of them cannot be gone back to.
+//! - Trees and archives whose digest no row has are removed; build folders without a build; texts of builds that are
+//!   gone.
+//!
+//! Invariant: a tree is removed only while no promotion is under way, and is renamed first, so that a crash never
+//! leaves half a tree under its digest.
+
+use super::deploy::ARCHIVE_JOB;
+use super::promote::slugs_folder;
+use super::{Builds, now_ms};
+use crate::crash_point;
+use ferroku_core::BuildId;
+use ferroku_store::{StoreError, apps, builds, jobs, slugs};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Slugs of each app that stay on disk: ten deploys to go back to.
+const KEEP_SLUGS: i64 = 10;
+/// How often the collector runs by itself.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// How long it waits after a poke, so that the new release's dynos boot first.
+const SETTLE: Duration = Duration::from_secs(20);
+/// An archive that failed so often is given up; the tree is still there.
+const MAX_ATTEMPTS: i64 = 5;
+/// Compression level of archives: 0.9 s for a Django app, and 15 would be a minute for a seventh less.
+const LEVEL: i32 = 3;
+/// Entries of the slugs folder that are being removed.
+const DOOMED: &str = "removed-";
+
+/// Runs until the process ends.
+pub async fn run(service: Builds) {
+    loop {
+        if let Err(error) = collect(&service).await {
+            tracing::warn!("cannot clean up after builds: {error:#}");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = service.0.collect.notified() => tokio::time::sleep(SETTLE).await,
+        }
+    }
+}
+
+/// One round.
+///
+/// # Errors
+/// The store or the disk failed; the next round goes on.
+pub async fn collect(service: &Builds) -> anyhow::Result<()> {
+    archive(service).await?;
+    expire(service).await?;
+    remove_slugs(service).await?;
+    remove_leftovers(service).await
+}
+
+/// Packs every slug that waits for it.
+async fn archive(service: &Builds) -> Result<(), StoreError> {
+    let store = &service.parts().store;
+    for job in jobs::open(store, ARCHIVE_JOB).await? {
+        jobs::attempt(store, job.id, now_ms()).await?;
+        let data = service.0.data.clone();
+        let digest = job.payload.clone();
+        let packed = tokio::task::spawn_blocking(move || pack(&data, &digest)).await;
+        match packed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(()) => {}
+            Err(error) if job.attempts + 1 < MAX_ATTEMPTS => {
+                tracing::warn!("cannot pack slug {}: {error}; tried again later", job.payload);
+                continue;
+            }
+            Err(error) => tracing::error!("cannot pack slug {}: {error}; given up", job.payload),
+        }
+        crash_point::hit("slug.archived");
+        jobs::finish(store, job.id, now_ms()).await?;
+    }
+    Ok(())
+}
+
+fn archive_path(data: &Path, digest: &str) -> PathBuf {
+    data.join("slug-archives").join(format!("{digest}.tar.zst"))
+}
+
+/// Packs a slug's tree under `app/`, as Heroku's slugs are. Nothing happens when it is packed, or gone.
+fn pack(data: &Path, digest: &str) -> io::Result<()> {
+    let (tree, place) = (slugs_folder(data).join(digest), archive_path(data, digest));
+    if place.exists() || !tree.exists() {
+        return Ok(());
+    }
+    let next = place.with_extension("new");
+    let mut encoder = zstd::Encoder::new(File::create(&next)?, LEVEL)?;
+    encoder.include_checksum(true)?;
+    let mut archive = tar::Builder::new(encoder);
+    archive.follow_symlinks(false);
+    archive.mode(tar::HeaderMode::Deterministic);
+    archive.append_dir_all("app", &tree)?;
+    archive.into_inner()?.finish()?.sync_all()?;
+    std::fs::rename(&next, &place)
+}
+
+/// Marks slugs that are too old.
+async fn expire(service: &Builds) -> Result<(), StoreError> {
+    let store = &service.parts().store;
+    for app in apps::list(store).await? {
+        slugs::expire(store, app.id, KEEP_SLUGS, now_ms()).await?;
+    }
+    Ok(())
+}
+
+/// Removes trees and archives that no row needs.
+async fn remove_slugs(service: &Builds) -> anyhow::Result<()> {
+    let held = service.0.slugs.lock().await;
+    let needed: HashSet<String> = slugs::digests(&service.parts().store).await?.into_iter().collect();
+    let data = service.0.data.clone();
+    let doomed = tokio::task::spawn_blocking(move || doom(&data, &needed)).await??;
+    drop(held);
+    tokio::task::spawn_blocking(move || {
+        for path in doomed {
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                tracing::warn!("cannot remove {}: {error}", path.display());
+            }
+        }
+    })
+    .await?;
+    Ok(())
+}
+
+/// Takes trees that nobody needs from their digests, and removes such archives; gives the trees' new places.
+fn doom(data: &Path, needed: &HashSet<String>) -> io::Result<Vec<PathBuf>> {
+    let slugs = slugs_folder(data);
+    let mut doomed = Vec::new();
+    for (name, path) in entries(&slugs)? {
+        if name.starts_with(DOOMED) {
+            doomed.push(path);
+        } else if !needed.contains(&name) {
+            let place = slugs.join(format!("{DOOMED}{}", uuid::Uuid::new_v4()));
+            std::fs::rename(&path, &place)?;
+            doomed.push(place);
+        }
+    }
+    for (name, path) in entries(&data.join("slug-archives"))? {
+        let digest = name.split('.').next().unwrap_or_default();
+        if !needed.contains(digest) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(doomed)
+}
+
+/// Removes build folders that no running build has, and texts without a row.
+async fn remove_leftovers(service: &Builds) -> anyhow::Result<()> {
+    let data = service.0.data.clone();
+    let mut known: HashSet<String> = HashSet::new();
+    for app in apps::list(&service.parts().store).await? {
+        let rows = builds::list(&service.parts().store, app.id).await?;
+        known.extend(rows.into_iter().map(|build| build.id.to_string()));
+    }
+    // Listed before the running ones are asked for: a build that begins in between has a folder that is not listed.
+    let folders = entries(&data.join("builds"))?;
+    let secrets = entries(&data.join("run/builds")).unwrap_or_default();
+    let texts = entries(&data.join("build-output"))?;
+    let is_running = |name: &str| {
+        name.parse().is_ok_and(|id: BuildId| service.running().contains_key(&id))
+    };
+    let mut doomed: Vec<PathBuf> =
+        folders.into_iter().chain(secrets).filter(|(name, _)| !is_running(name)).map(|(_, path)| path).collect();
+    let texts = texts.into_iter().filter(|(name, _)| !is_running(name) && !known.contains(name));
+    doomed.extend(texts.map(|(_, path)| path));
+    tokio::task::spawn_blocking(move || {
+        for path in doomed {
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("cannot remove {}: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
+    })
+    .await?;
+    Ok(())
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut list = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        list.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_the_tree_under_app_and_is_made_once() {
+        let data = tempfile::tempdir().expect("a folder");
+        let tree = slugs_folder(data.path()).join("abc");
+        std::fs::create_dir_all(&tree).expect("new");
+        std::fs::create_dir(data.path().join("slug-archives")).expect("new");
+        std::fs::write(tree.join("Procfile"), "web: x\n").expect("written");
+        std::os::unix::fs::symlink("/etc/shadow", tree.join("link")).expect("new");
+        pack(data.path(), "abc").expect("packed");
+        let file = File::open(archive_path(data.path(), "abc")).expect("there");
+        let mut archive = tar::Archive::new(zstd::Decoder::new(file).expect("zstd"));
+        let mut seen = Vec::new();
+        for entry in archive.entries().expect("a tar") {
+            let entry = entry.expect("whole");
+            let link = entry.link_name().expect("valid").map(|link| link.display().to_string());
+            seen.push((entry.path().expect("valid").display().to_string(), link));
+        }
+        seen.sort();
+        let link = Some("/etc/shadow".to_owned());
+        assert_eq!(seen, [
+            ("app/".to_owned(), None),
+            ("app/Procfile".to_owned(), None),
+            ("app/link".to_owned(), link)
+        ]);
+        pack(data.path(), "gone").expect("nothing to do");
+        assert!(!archive_path(data.path(), "gone").exists());
+    }
+
+    #[test]
+    fn only_what_no_row_needs_is_doomed() {
+        let data = tempfile::tempdir().expect("a folder");
+        for name in ["slugs/kept", "slugs/old", "slugs/removed-1", "slug-archives"] {
+            std::fs::create_dir_all(data.path().join(name)).expect("new");
+        }
+        for name in ["kept.tar.zst", "old.tar.zst", "gone.tar.new"] {
+            std::fs::write(data.path().join("slug-archives").join(name), "").expect("written");
+        }
+        let doomed = doom(data.path(), &HashSet::from(["kept".to_owned()])).expect("done");
+        assert_eq!(doomed.len(), 2);
+        assert!(data.path().join("slugs/kept").exists() && !data.path().join("slugs/old").exists());
+        let left = entries(&data.path().join("slug-archives")).expect("listed");
+        assert_eq!(left.len(), 1);
+    }
+}

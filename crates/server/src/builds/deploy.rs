@@ -1,0 +1,406 @@
+//! One push, from its commit to its release.
+//!
+//! Invariants:
+//! - Everything up to the release's transaction can be dropped at any point: a client that goes away, a cancelled
+//!   build and the time limit all do just that, and what is left is then removed.
+//! - The tree is looked at only after the driver has confirmed that nothing of the build dyno is left.
+//! - The push is accepted if and only if the transaction was committed.
+
+use super::dyno::{BuildDyno, MEMORY_BYTES};
+use super::error::BuildError;
+use super::output::Output;
+use super::seal::{Sealed, seal};
+use super::settings::BuildSettings;
+use super::workspace::Workspace;
+use super::{Builds, Running, now_ms, promote, text};
+use crate::crash_point;
+use crate::git::push::PushSession;
+use ferroku_core::app::App;
+use ferroku_core::build::{Build, BuildStatus};
+use ferroku_core::config_var::{ConfigPatch, ConfigVars};
+use ferroku_core::event::Actor;
+use ferroku_core::protocol::build::{BuildOutcome, BuildResult};
+use ferroku_core::protocol::push::Commit;
+use ferroku_core::release::{Release, ReleaseStatus};
+use ferroku_core::slug::Slug;
+use ferroku_core::{BuildId, DynoId, ReleaseId, SlugId};
+use ferroku_runtime::Environment;
+use ferroku_store::builds::Outcome;
+use ferroku_store::events::{self, NewEvent};
+use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
+use ferroku_store::{
+    StoreError, buildpack_installations, builds, formations, jobs, releases, slugs, write,
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Time a build may take, from its first word to its slug: Heroku's limit.
+const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Largest checkout, in bytes: Heroku's limit.
+const MAX_CHECKOUT_BYTES: u64 = 1024 * 1024 * 1024;
+/// The job that packs a slug's tree into an archive; its payload is the digest.
+pub const ARCHIVE_JOB: &str = "slug.archive";
+
+/// A build that is ready to be released.
+struct Built {
+    result: BuildResult,
+    sealed: Sealed,
+}
+
+/// Builds and releases `object`; whether the push is accepted. Says everything there is to say, but the verdict.
+pub async fn deploy(service: &Builds, session: &mut PushSession, object: &str) -> bool {
+    let commit = session.hello.commit.clone().filter(|commit| commit.id == object);
+    let commit = commit.unwrap_or_else(|| Commit { id: object.to_owned(), ..Commit::default() });
+    let (app, actor) = (session.push.app.clone(), session.push.actor.clone());
+    let build_id = BuildId(Uuid::new_v4());
+    let output = Output::create(&service.0.data, build_id, Some(session.writer())).await;
+    let cancel = CancellationToken::new();
+    let running = Running { app_id: app.id, cancel: cancel.clone(), output: output.clone() };
+    service.running().insert(build_id, running);
+
+    let attempt = Attempt { service, app: &app, actor: &actor, commit: &commit, build_id, output: &output };
+    let accepted = match attempt.run(session, &cancel).await {
+        Ok(release) => {
+            let web_url = (service.parts().web_url)(&app.name);
+            output.write(text::released(release.version, &web_url)).await;
+            true
+        }
+        Err(error) => {
+            attempt.fail(&error).await;
+            false
+        }
+    };
+    output.end().await;
+    service.running().remove(&build_id);
+    accepted
+}
+
+/// One run of the recipe, and what it works on.
+struct Attempt<'a> {
+    service: &'a Builds,
+    app: &'a App,
+    actor: &'a Actor,
+    commit: &'a Commit,
+    build_id: BuildId,
+    output: &'a Output,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, session: &mut PushSession, cancel: &CancellationToken) -> Result<Release, BuildError> {
+        let buildpacks = self.begin().await?;
+        let data = self.service.0.data.clone();
+        let dyno = BuildDyno {
+            driver: self.service.parts().driver.clone(),
+            dyno_id: DynoId(Uuid::new_v4()),
+            data: data.clone(),
+        };
+        let (build_id, app_id) = (self.build_id, self.app.id);
+        let workspace = blocking(move || Workspace::create(&data, build_id, app_id)).await?;
+        let gone = session.gone.clone();
+        let built = tokio::select! {
+            built = self.build(session, &workspace, &dyno, buildpacks) => built,
+            () = gone.cancelled() => Err(BuildError::Cancelled),
+            () = cancel.cancelled() => Err(BuildError::Cancelled),
+            () = tokio::time::sleep(TIME_LIMIT) => Err(BuildError::TimedOut),
+        };
+        // Whatever happened, nothing of the build dyno may be left; after an orderly end this finds nothing.
+        let removed = dyno.remove().await;
+        let released = match (built, removed) {
+            (Ok(built), Ok(())) if gone.is_cancelled() || cancel.is_cancelled() => {
+                drop(built);
+                Err(BuildError::Cancelled)
+            }
+            (Ok(built), Ok(())) => self.promote_and_release(&workspace, built).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        // Off the push's path: removing thousands of files takes a while.
+        tokio::task::spawn_blocking(move || workspace.remove());
+        released
+    }
+
+    /// Writes the build down; gives the app's buildpacks.
+    async fn begin(&self) -> Result<Vec<String>, BuildError> {
+        let parts = self.service.parts();
+        let installed = buildpack_installations::list(&parts.store, self.app.id).await?;
+        let buildpacks: Vec<String> = installed.into_iter().map(|one| one.url).collect();
+        let now = now_ms();
+        let build = Build {
+            id: self.build_id,
+            app_id: self.app.id,
+            account_id: self.actor.account_id,
+            status: BuildStatus::Pending,
+            stack: self.app.build_stack.clone(),
+            buildpacks: buildpacks.clone(),
+            source_version: Some(self.commit.id.clone()),
+            slug_id: None,
+            release_id: None,
+            created_at: now,
+            updated_at: now,
+        };
+        crash_point::hit("build.before_create");
+        write_build(&parts.store, &build, self.actor, now).await?;
+        crash_point::hit("build.created");
+        (parts.changed)(self.app.id);
+        Ok(buildpacks)
+    }
+
+    /// Everything up to the sealed tree.
+    async fn build(
+        &self,
+        session: &mut PushSession,
+        workspace: &Workspace,
+        dyno: &BuildDyno,
+        buildpacks: Vec<String>,
+    ) -> Result<Built, BuildError> {
+        let [before, after] = text::header(self.commit);
+        self.output.write(before).await;
+        if self.commit.size_bytes > MAX_CHECKOUT_BYTES {
+            self.output.write("failed.\n").await;
+            return Err(crate::git::push::ArchiveError::TooLarge.into());
+        }
+        session.archive(&self.commit.id, &workspace.source()).await?;
+        self.output.write(after).await;
+
+        let mut plan = workspace.plan(&self.app.build_stack, &self.app.name, buildpacks);
+        plan.source_version = Some(self.commit.id.clone());
+        plan.request_id = self.actor.request_id.clone();
+        plan.memory_bytes = Some(MEMORY_BYTES);
+        let vars = releases::app_config_vars(&self.service.parts().store, self.app.id).await?;
+        let settings = BuildSettings::load(&self.service.0.data).map_err(BuildError::Settings)?;
+        let environment = environment(&settings, dyno.dyno_id);
+        let volumes = workspace.volumes(&plan);
+        let compiler = self.service.0.compiler.get().cloned().unwrap_or_default();
+        let filled = workspace.clone();
+        blocking(move || filled.fill(&plan, &vars, &settings, &compiler)).await?;
+
+        let status = dyno.compile(self.app, volumes, environment, self.output).await?;
+        dyno.remove().await?;
+        let result = match workspace.result() {
+            Some(result) if (result.outcome == BuildOutcome::Succeeded) == (status == 0) => result,
+            _ => return Err(BuildError::NoResult(status)),
+        };
+        if result.outcome != BuildOutcome::Succeeded {
+            return Err(BuildError::Compile(result.outcome));
+        }
+        self.output.write("\n-----> Compressing...\n").await;
+        let sealed = self.seal(workspace).await?;
+        Ok(Built { result, sealed })
+    }
+
+    async fn seal(&self, workspace: &Workspace) -> Result<Sealed, BuildError> {
+        let (tree, ahead) = (workspace.app(), workspace.app());
+        let syncing = tokio::task::spawn_blocking(move || promote::sync_ahead(&ahead));
+        let sealed = blocking(move || seal(&tree).map_err(BuildError::Seal)).await?;
+        // A head start only; `promote` syncs again and checks.
+        let _ = syncing.await;
+        if sealed.removed_count > 0 {
+            let names: Vec<String> = sealed.removed.iter().map(|path| path.display().to_string()).collect();
+            let count = sealed.removed_count;
+            let names = names.join(", ");
+            let line = format!("       Left out {count} sockets, pipes and devices: {names}\n");
+            self.output.write(line).await;
+        }
+        if sealed.archive_bytes > text::MAX_SLUG_BYTES {
+            return Err(BuildError::TooLarge(sealed.archive_bytes));
+        }
+        self.output.write(text::compressed(sealed.archive_bytes)).await;
+        Ok(sealed)
+    }
+
+    /// From here on the push is not cancelled any more.
+    async fn promote_and_release(&self, workspace: &Workspace, built: Built) -> Result<Release, BuildError> {
+        self.output.write("-----> Launching...\n").await;
+        if let Some(warning) = text::large_slug(built.sealed.archive_bytes) {
+            self.output.write(warning).await;
+        }
+        let _held = self.service.0.slugs.lock().await;
+        let (data, tree) = (self.service.0.data.clone(), workspace.app());
+        let digest = built.sealed.digest.clone();
+        blocking(move || {
+            promote::promote(&data, &tree, &digest).map_err(BuildError::io("move the slug to its place"))
+        })
+        .await?;
+        crash_point::hit("release.before_commit");
+        let release = self.commit(&built).await?;
+        crash_point::hit("release.committed");
+        self.service.log(self.app.id, "Build succeeded");
+        (self.service.parts().changed)(self.app.id);
+        self.service.0.collect.notify_one();
+        Ok(release)
+    }
+
+    /// The deploy's one transaction.
+    async fn commit(&self, built: &Built) -> Result<Release, StoreError> {
+        let store = &self.service.parts().store;
+        let now = now_ms();
+        let slug = self.slug(built, now);
+        let release_id = ReleaseId(Uuid::new_v4());
+        let current = releases::current(store, self.app.id).await?;
+        let first_deploy = current.as_ref().is_none_or(|release| release.slug_id.is_none());
+        let present = releases::app_config_vars(store, self.app.id).await?;
+        let config = if first_deploy { missing_vars(&built.result.config_vars, &present) } else { ConfigChange::Keep };
+        let used: Vec<String> = built.result.buildpacks.iter().map(|one| one.url.clone()).collect();
+        let outcome = Outcome::Succeeded { slug_id: slug.id, release_id, buildpacks: used.clone() };
+        let short: String = self.commit.id.chars().take(8).collect();
+        write!(store, tx => {
+            slugs::create(&mut tx, &slug).await?;
+            let new = NewRelease {
+                id: release_id,
+                app_id: self.app.id,
+                actor: self.actor,
+                description: format!("Deploy {short}"),
+                status: ReleaseStatus::Succeeded,
+                slug: SlugChange::Set(slug.id),
+                config: config.clone(),
+            };
+            let release = releases::create(&mut tx, store.key(), new, now).await?;
+            formations::apply_process_types(&mut tx, self.app.id, &slug.process_types, first_deploy, now).await?;
+            builds::finish(&mut tx, self.build_id, &outcome, now).await?;
+            if built.result.detected {
+                buildpack_installations::pin(&mut tx, self.app.id, &used).await?;
+            }
+            events::append(&mut tx, self.event("build.succeed", None), now).await?;
+            jobs::create(&mut tx, ARCHIVE_JOB, Some(self.app.id), &slug.digest, now).await?;
+            Ok(release)
+        })
+    }
+
+    fn slug(&self, built: &Built, now: i64) -> Slug {
+        let result = &built.result;
+        let process_types = result.process_types.iter();
+        let process_types = process_types.filter(|(name, _)| ferroku_core::procfile::is_process_type(name));
+        Slug {
+            id: SlugId(Uuid::new_v4()),
+            app_id: self.app.id,
+            digest: built.sealed.digest.clone(),
+            commit: Some(self.commit.id.clone()),
+            commit_description: Some(self.commit.subject.clone()).filter(|subject| !subject.is_empty()),
+            stack: self.app.build_stack.clone(),
+            size_bytes: i64::try_from(built.sealed.archive_bytes).unwrap_or(i64::MAX),
+            process_types: process_types.map(|(name, command)| (name.clone(), command.clone())).collect(),
+            buildpack_provided_description: result.description.clone(),
+            deleted_at: None,
+            created_at: now,
+        }
+    }
+
+    fn event(&self, kind: &'static str, log_message: Option<String>) -> NewEvent<'_> {
+        NewEvent { app_id: Some(self.app.id), actor: self.actor, kind, log_message }
+    }
+
+    /// Writes down that the build failed, and tells.
+    async fn fail(&self, error: &BuildError) {
+        if error.is_internal() {
+            tracing::error!("build {} of {}: {:#}", self.build_id, self.app.name, chain(error));
+        } else {
+            tracing::info!("build {} of {}: {error}", self.build_id, self.app.name);
+        }
+        let store = &self.service.parts().store;
+        let now = now_ms();
+        let built_before = builds::was_built(store, self.app.id, &self.commit.id).await.unwrap_or(false);
+        let written: Result<(), StoreError> = async {
+            write!(store, tx => {
+                builds::finish(&mut tx, self.build_id, &Outcome::Failed, now).await?;
+                events::append(&mut tx, self.event("build.fail", None), now).await?;
+                Ok(())
+            })
+        }
+        .await;
+        match written {
+            Ok(()) => self.service.log(self.app.id, "Build failed -- check your build output"),
+            // The build's row may be what could not be written; the next start fails what is pending.
+            Err(why) => tracing::warn!("cannot write down that build {} failed: {why}", self.build_id),
+        }
+        let mut words = error.text();
+        let commit = built_before.then_some(self.commit.id.as_str());
+        words.push_str(&text::rejected(&self.app.name, commit));
+        self.output.write(words).await;
+    }
+}
+
+async fn write_build(
+    store: &ferroku_store::Store,
+    build: &Build,
+    actor: &Actor,
+    now: i64,
+) -> Result<(), StoreError> {
+    write!(store, tx => {
+        builds::create(&mut tx, build).await?;
+        let log_message = Some("Build started".to_owned());
+        let event = NewEvent { app_id: Some(build.app_id), actor, kind: "build.create", log_message };
+        events::append(&mut tx, event, now).await?;
+        Ok(())
+    })
+}
+
+/// The environment of the compiler itself; config vars are files.
+fn environment(settings: &BuildSettings, dyno_id: DynoId) -> Environment {
+    let mut environment = Environment::default();
+    for (name, value) in [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/app"),
+        ("LANG", "C.UTF-8"),
+        ("TMPDIR", "/tmp"),
+    ] {
+        environment.set(name, value);
+    }
+    environment.set("DYNO", format!("build.{}", &dyno_id.to_string()[..4]));
+    for (name, value) in &settings.variables {
+        environment.set(name.clone(), value.clone());
+    }
+    environment
+}
+
+/// Of the vars that buildpacks ask for, those that the app does not have and may have.
+fn missing_vars(wanted: &ConfigVars, present: &ConfigVars) -> ConfigChange {
+    let missing: ConfigPatch = wanted
+        .iter()
+        .filter(|(name, _)| !present.contains_key(*name))
+        .filter(|(name, value)| {
+            let patch = ConfigPatch::from([((*name).clone(), Some((*value).clone()))]);
+            ferroku_core::config_var::apply(present, &patch).is_ok()
+        })
+        .map(|(name, value)| (name.clone(), Some(value.clone())))
+        .collect();
+    if missing.is_empty() { ConfigChange::Keep } else { ConfigChange::Patch(missing) }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(BuildError::Io { action: "run a step of the build", source: std::io::Error::other(error) })
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buildpacks_config_vars_never_replace_the_users() {
+        let vars = |list: &[(&str, &str)]| -> ConfigVars {
+            list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let present = vars(&[("WEB_CONCURRENCY", "9")]);
+        let wanted = vars(&[("WEB_CONCURRENCY", "1"), ("LANG", "C"), ("not a name", "x")]);
+        let ConfigChange::Patch(patch) = missing_vars(&wanted, &present) else { panic!("one is missing") };
+        assert_eq!(patch, ConfigPatch::from([("LANG".to_owned(), Some("C".to_owned()))]));
+        assert_eq!(missing_vars(&present, &present), ConfigChange::Keep);
+    }
+}

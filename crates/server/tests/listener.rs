@@ -1,0 +1,383 @@
+//! The API port as clients see it: plain and TLS, HTTP and rendezvous, by real sockets and real programs.
+
+use axum::Extension;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use bytes::Bytes;
+use ferroku_core::DynoId;
+use ferroku_server::listener::{ClientConnection, Endpoint, Limits, serve};
+use ferroku_server::rendezvous::{AttachedStreams, Rendezvous};
+use ferroku_server::tls::{Identity, RENEW_BEFORE_DAYS, ServerNames};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const NOW: i64 = 1_767_268_800_000;
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+const SOON: Duration = Duration::from_secs(10);
+
+/// The program's side of an attached dyno.
+struct Program {
+    input: mpsc::Receiver<Bytes>,
+    output: mpsc::Sender<Bytes>,
+}
+
+struct Api {
+    data: tempfile::TempDir,
+    address: SocketAddr,
+    rendezvous: Rendezvous,
+    terminal: Arc<Mutex<bool>>,
+    programs: mpsc::UnboundedReceiver<(DynoId, Program)>,
+    stop: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+fn names() -> ServerNames {
+    ServerNames::of_node("example.test", "127.0.0.1:0".parse().expect("an address"))
+}
+
+fn install_provider() {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn app() -> axum::Router {
+    let who = async |Extension(client): Extension<ClientConnection>,
+                     ConnectInfo(peer): ConnectInfo<SocketAddr>| {
+        assert_eq!(client.remote, peer);
+        format!("{} from {}", client.scheme(), peer.ip())
+    };
+    let slow = async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        "slow"
+    };
+    axum::Router::new().route("/who", get(who)).route("/slow", get(slow))
+}
+
+async fn start_with(limits: Limits) -> Api {
+    install_provider();
+    let data = tempfile::tempdir().expect("folder");
+    let now = jiff::Timestamp::now().as_millisecond();
+    let tls = Identity::open(data.path(), names(), now).expect("certificates").server_config();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (sender, programs) = mpsc::unbounded_channel();
+    let terminal = Arc::new(Mutex::new(false));
+    let attach_terminal = terminal.clone();
+    let rendezvous = Rendezvous::new();
+    let endpoint = Endpoint {
+        app: app(),
+        tls,
+        rendezvous: rendezvous.clone(),
+        attach: Arc::new(move |dyno_id| {
+            let (input, program_input) = mpsc::channel(16);
+            let (program_output, output) = mpsc::channel(16);
+            let sent = sender.send((dyno_id, Program { input: program_input, output: program_output }));
+            let terminal = *attach_terminal.lock().expect("unpoisoned");
+            Box::pin(async move {
+                sent.map_err(|_| anyhow::anyhow!("no test listens"))?;
+                Ok(AttachedStreams { input, output, terminal })
+            })
+        }),
+        limits,
+    };
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, endpoint, stop.clone()));
+    Api { data, address, rendezvous, terminal, programs, stop, served }
+}
+
+async fn start() -> Api {
+    start_with(Limits::default()).await
+}
+
+trait Bidirectional: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Bidirectional for T {}
+
+impl Api {
+    fn ca(&self) -> std::path::PathBuf {
+        self.data.path().join("ca.crt")
+    }
+
+    async fn tls_as(&self, name: &str) -> std::io::Result<Box<dyn Bidirectional>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.ca()).expect("ca.crt")).expect("a CA");
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+    }
+
+    async fn connect(&self, tls: bool) -> Box<dyn Bidirectional> {
+        if tls {
+            self.tls_as("localhost").await.expect("a verified connection")
+        } else {
+            Box::new(TcpStream::connect(self.address).await.expect("connects"))
+        }
+    }
+
+    async fn curl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).output();
+        let output = output.await.expect("curl is there");
+        assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    async fn program(&mut self) -> (DynoId, Program) {
+        timeout(SOON, self.programs.recv()).await.expect("attached in time").expect("the listener is there")
+    }
+}
+
+async fn send(stream: &mut Box<dyn Bidirectional>, bytes: &[u8]) {
+    stream.write_all(bytes).await.expect("sent");
+    stream.flush().await.expect("sent");
+}
+
+async fn read_some(stream: &mut Box<dyn Bidirectional>) -> String {
+    let mut buffer = vec![0; 65_536];
+    let length = timeout(SOON, stream.read(&mut buffer)).await.expect("in time").expect("readable");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+/// The end of the connection, whether by FIN or by RST.
+async fn is_closed(stream: &mut Box<dyn Bidirectional>) -> bool {
+    let mut buffer = [0; 64];
+    matches!(timeout(SOON, stream.read(&mut buffer)).await.expect("in time"), Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn curl_is_served_plain_and_by_tls_on_the_same_port() {
+    let api = start().await;
+    let (port, ca) = (api.address.port(), api.ca());
+    let ca = ca.to_str().expect("UTF-8");
+    assert_eq!(api.curl(&[&format!("http://127.0.0.1:{port}/who")]).await, "http from 127.0.0.1");
+    assert_eq!(
+        api.curl(&["--cacert", ca, &format!("https://127.0.0.1:{port}/who")]).await,
+        "https from 127.0.0.1"
+    );
+    let to = format!("example.test:{port}:127.0.0.1");
+    let url = format!("https://example.test:{port}/who");
+    assert_eq!(api.curl(&["--cacert", ca, "--resolve", &to, &url]).await, "https from 127.0.0.1");
+    let two = format!("https://localhost:{port}/who");
+    assert_eq!(api.curl(&["--cacert", ca, &two, &two]).await, "https from 127.0.0.1https from 127.0.0.1");
+}
+
+#[tokio::test]
+async fn the_certificate_is_good_for_the_names_of_the_node_and_no_other() {
+    let api = start().await;
+    for name in ["localhost", "127.0.0.1", "::1", "example.test", "app.example.test"] {
+        api.tls_as(name).await.map(drop).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert!(api.tls_as("other.test").await.is_err());
+    let check = Command::new("openssl")
+        .args(["verify", "-purpose", "sslserver", "-CAfile"])
+        .args([api.ca(), api.data.path().join("tls").join("server.pem")])
+        .output();
+    let check = check.await.expect("openssl is there");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
+fn certificates_stay_until_they_are_due_and_the_authority_stays_longer() {
+    install_provider();
+    let data = tempfile::tempdir().expect("folder");
+    let path = |name: &str| data.path().join(name);
+    let read = |name: &str| std::fs::read(path(name)).expect("is there");
+    let mode = |name: &str| std::fs::metadata(path(name)).expect("is there").permissions().mode() & 0o777;
+    let identity = Identity::open(data.path(), names(), NOW).expect("made");
+    let modes = ["ca.crt", "tls/ca.key", "tls/server.pem", "tls"].map(mode);
+    assert_eq!(modes, [0o644, 0o600, 0o600, 0o700]);
+    let (authority, server) = (read("ca.crt"), read("tls/server.pem"));
+    assert!(!identity.renew_if_due(NOW + (364 - RENEW_BEFORE_DAYS) * DAY_MS).expect("looks"), "not due yet");
+    Identity::open(data.path(), names(), NOW).expect("opens again");
+    assert_eq!(read("tls/server.pem"), server, "a restart changes nothing");
+    assert!(identity.renew_if_due(NOW + (366 - RENEW_BEFORE_DAYS) * DAY_MS).expect("renews"));
+    assert_ne!(read("tls/server.pem"), server);
+    assert_eq!(read("ca.crt"), authority, "users need not trust a new CA");
+
+    let other = ServerNames::of_node("other.test", "127.0.0.1:0".parse().expect("an address"));
+    let server = read("tls/server.pem");
+    Identity::open(data.path(), other, NOW).expect("made for the other name");
+    assert_ne!(read("tls/server.pem"), server);
+    assert_eq!(read("ca.crt"), authority);
+
+    Identity::open(data.path(), names(), NOW + 3_300 * DAY_MS).expect("years later");
+    assert_ne!(read("ca.crt"), authority, "a CA that would end before what it signs is issued anew");
+    std::fs::write(path("tls/server.pem"), "torn").expect("writable");
+    Identity::open(data.path(), names(), NOW).expect("a damaged certificate is made anew");
+    std::fs::write(path("tls/ca.key"), "torn").expect("writable");
+    let error =
+        Identity::open(data.path(), names(), NOW).expect_err("a damaged CA key is not replaced silently");
+    assert!(error.to_string().contains("move it away"), "{error}");
+}
+
+#[tokio::test]
+async fn a_rendezvous_greets_alone_and_then_passes_bytes_both_ways() {
+    let mut api = start().await;
+    let ways = [(true, "\r\n"), (true, ""), (false, "\r\n"), (false, "")];
+    for (number, (tls, line_end)) in (0u128..).zip(ways) {
+        let dyno_id = DynoId(Uuid::from_u128(number));
+        let secret = api.rendezvous.issue(dyno_id);
+        let mut client = api.connect(tls).await;
+        send(&mut client, format!("{secret}{line_end}").as_bytes()).await;
+        let (attached, mut program) = api.program().await;
+        assert_eq!(attached, dyno_id);
+        program.output.send("early output".into()).await.expect("room");
+        assert_eq!(
+            read_some(&mut client).await,
+            "rendezvous\r\n",
+            "alone: clients throw the first read away"
+        );
+        assert_eq!(read_some(&mut client).await, "early output");
+        send(&mut client, b"ls\r").await;
+        let input = timeout(SOON, program.input.recv()).await.expect("in time");
+        assert_eq!(input, Some("ls\r".into()), "the line end behind the secret is no input");
+        program.output.send(Bytes::from(vec![b'x'; 1 << 20])).await.expect("room");
+        // The program ends, while the user is still typing: that must not cost the output.
+        drop(program);
+        send(&mut client, b"typed ahead").await;
+        let mut rest = Vec::new();
+        timeout(SOON, client.read_to_end(&mut rest)).await.expect("in time").expect("closed in order");
+        assert_eq!(rest.len(), 1 << 20, "all output comes before the end");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
+    let mut api = start().await;
+    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let mut client = api.connect(false).await;
+    for piece in secret.as_bytes().chunks(9) {
+        send(&mut client, piece).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(read_some(&mut client).await, "rendezvous\r\n");
+    let _program = api.program().await;
+    let revoked = api.rendezvous.issue(DynoId(Uuid::from_u128(2)));
+    api.rendezvous.revoke(DynoId(Uuid::from_u128(2)));
+    for wrong in [secret, revoked, format!("rdv.{}", "0".repeat(64))] {
+        let mut client = api.connect(true).await;
+        send(&mut client, wrong.as_bytes()).await;
+        assert!(is_closed(&mut client).await);
+    }
+    assert!(api.programs.try_recv().is_err(), "none of them reached a dyno");
+}
+
+/// Attaches, and sends these pieces one after the other.
+async fn session(api: &mut Api, pieces: &[&[u8]]) -> (Box<dyn Bidirectional>, Program) {
+    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let mut client = api.connect(false).await;
+    send(&mut client, secret.as_bytes()).await;
+    let (_, program) = api.program().await;
+    assert_eq!(read_some(&mut client).await, "rendezvous\r\n");
+    for piece in pieces {
+        send(&mut client, piece).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (client, program)
+}
+
+async fn all_input(program: &mut Program) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(part) = timeout(SOON, program.input.recv()).await.expect("closed in time") {
+        bytes.extend_from_slice(&part);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn end_of_transmission_closes_piped_input_and_is_a_key_at_a_terminal() {
+    let mut api = start().await;
+    let (mut client, mut program) = session(&mut api, &[b"a\nb\n", b"\x04"]).await;
+    assert_eq!(all_input(&mut program).await, b"a\nb\n");
+    program.output.send("counted 2".into()).await.expect("room");
+    drop(program);
+    assert_eq!(read_some(&mut client).await, "counted 2", "output after the end of input");
+    assert!(is_closed(&mut client).await);
+
+    let (_client, mut program) = session(&mut api, &[b"bin\x04", b"ary\x04\x04", b"\x04"]).await;
+    let input = all_input(&mut program).await;
+    assert_eq!(input, b"bin\x04ary\x04\x04", "inside binary input it is a byte like any other");
+
+    *api.terminal.lock().expect("unpoisoned") = true;
+    let (client, mut program) = session(&mut api, &[b"\x04"]).await;
+    assert_eq!(timeout(SOON, program.input.recv()).await.expect("in time"), Some("\x04".into()));
+    drop(client);
+    assert_eq!(all_input(&mut program).await, b"", "a client that goes away ends the input");
+    timeout(SOON, program.output.closed()).await.expect("and the session");
+}
+
+#[tokio::test]
+async fn openssl_as_the_client_of_a_rendezvous() {
+    let mut api = start().await;
+    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost", "-connect"])
+        .arg(api.address.to_string())
+        .arg("-CAfile")
+        .arg(api.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("openssl is there");
+    let mut stdin = client.stdin.take().expect("piped");
+    stdin.write_all(format!("{secret}\r\n").as_bytes()).await.expect("sent");
+    let (_, program) = api.program().await;
+    program.output.send("hello from the dyno\n".into()).await.expect("room");
+    drop(program);
+    let mut output = String::new();
+    let read = client.stdout.take().expect("piped").read_to_string(&mut output).await;
+    read.expect("text");
+    assert_eq!(output, "rendezvous\r\nhello from the dyno\n");
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_or_too_slowly_are_let_go() {
+    let short = Duration::from_millis(200);
+    let limits = Limits { first_bytes: short, handshake: short, request_head: short, ..Limits::default() };
+    let api = start_with(limits).await;
+    for said in [&b""[..], b"\x16\x03\x01", b"rdv.0123", b"GET /who HTTP/1.1\r\nHost: local"] {
+        let mut client = api.connect(false).await;
+        send(&mut client, said).await;
+        let closed = async {
+            let mut rest = Vec::new();
+            let _ = client.read_to_end(&mut rest).await;
+        };
+        timeout(Duration::from_secs(3), closed).await.unwrap_or_else(|_| panic!("still open after {said:?}"));
+    }
+    assert_eq!(api.curl(&[&format!("http://{}/who", api.address)]).await, "http from 127.0.0.1");
+}
+
+#[tokio::test]
+async fn stopping_lets_requests_end_and_takes_no_more() {
+    let mut api = start().await;
+    let (mut attached, program) = session(&mut api, &[]).await;
+    let mut idle = api.connect(true).await;
+    send(&mut idle, b"GET /who HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(read_some(&mut idle).await.starts_with("HTTP/1.1 200"));
+    let mut slow = api.connect(false).await;
+    send(&mut slow, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    api.stop.cancel();
+    let mut answer = String::new();
+    timeout(SOON, slow.read_to_string(&mut answer)).await.expect("in time").expect("closed in order");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+    timeout(SOON, api.served).await.expect("ends in time").expect("without a panic");
+    assert!(is_closed(&mut idle).await && is_closed(&mut attached).await);
+    assert!(program.output.is_closed(), "rendezvous sessions end with the process");
+    assert!(TcpStream::connect(api.address).await.is_err());
+}
