@@ -56,6 +56,7 @@ pub async fn connect(address: SocketAddr, limit: Duration) -> Result<Sender, Fai
     let _ = stream.set_nodelay(true);
     let handshake = http1::Builder::new()
         .title_case_headers(true)
+        .max_header_size(RESPONSE_HEAD_LIMIT_BYTES)
         .max_buf_size(RESPONSE_HEAD_LIMIT_BYTES)
         .handshake(TokioIo::new(stream))
         .await;

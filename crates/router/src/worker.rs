@@ -152,6 +152,7 @@ async fn connection(shared: &Arc<Shared>, client: Arc<Client>, stream: TcpStream
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.timeouts.client_keep_alive)
+        .max_header_size(REQUEST_HEAD_LIMIT_BYTES)
         .max_buf_size(REQUEST_HEAD_LIMIT_BYTES)
         .title_case_headers(true)
         .serve_connection(io, service)
