@@ -33,8 +33,22 @@ fn what_the_apps_state_says_is_answered_at_once() {
     let down = app(vec![]);
     let cases = [
         (RouteApp { crashed: true, ..down.clone() }, "H10", "App crashed", "error", 503, "Application error"),
-        (RouteApp { web_quantity: 0, ..down.clone() }, "H14", "No web processes running", "error", 503, "Application error"),
-        (RouteApp { maintenance: true, ..up.clone() }, "H80", "Maintenance mode", "info", 503, "Offline for maintenance"),
+        (
+            RouteApp { web_quantity: 0, ..down.clone() },
+            "H14",
+            "No web processes running",
+            "error",
+            503,
+            "Application error",
+        ),
+        (
+            RouteApp { maintenance: true, ..up.clone() },
+            "H80",
+            "Maintenance mode",
+            "info",
+            503,
+            "Offline for maintenance",
+        ),
         (RouteApp { blank: true, ..down }, "H81", "Blank app", "info", 502, "Nothing here yet"),
     ];
     for (app, code, description, level, status, title) in cases {
@@ -59,7 +73,11 @@ fn an_apps_own_pages_are_shown_in_a_frame() {
     let mut node = Node::start(vec![app.clone()]);
     let answer = node.get("/");
     assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("<iframe src=\"https://example.com/e?a=1&amp;b=&quot;2\">"), "{}", answer.body);
+    assert!(
+        answer.body.contains("<iframe src=\"https://example.com/e?a=1&amp;b=&quot;2\">"),
+        "{}",
+        answer.body
+    );
     node.control.publish(vec![RouteApp { maintenance: true, ..app }]);
     assert!(node.get("/").body.contains("<iframe src=\"https://example.com/m\">"));
 }
@@ -76,7 +94,9 @@ fn h12_when_the_first_byte_takes_too_long() {
 
 #[test]
 fn an_upload_that_goes_on_is_no_timeout_and_one_that_stalls_is_h28() {
-    let dyno = Dyno::answering(|_, body| format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Got: {}\r\n\r\n", body.len()));
+    let dyno = Dyno::answering(|_, body| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Got: {}\r\n\r\n", body.len())
+    });
     let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(b"POST /slow HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 6\r\n\r\n").unwrap();
@@ -119,7 +139,9 @@ fn a_kept_connection_that_the_dyno_closes_costs_a_reader_nothing_and_is_never_re
     }
     assert_eq!(*dyno.connections.lock().unwrap(), 5);
     // A fresh connection is in the pool now; the POST uses it, and its fate is unknown.
-    let post = node.send("POST /post HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let post = node.send(
+        "POST /post HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    );
     assert_eq!(post.status, 503);
     assert!(node.control.line("/post").contains("code=H13"));
     assert_eq!(*dyno.connections.lock().unwrap(), 5);
@@ -142,19 +164,33 @@ fn h15_when_a_response_stops_moving() {
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
     assert!(text.ends_with("abcd"), "{text}");
-    assert!(begun.elapsed() >= Duration::from_millis(1300), "each byte starts the time anew: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1300),
+        "each byte starts the time anew: {:?}",
+        begun.elapsed()
+    );
     assert_eq!(node.control.line("/f"), asked("at=error code=H15 desc=\"Idle connection\"", 200, 4));
 }
 
 #[test]
 fn responses_that_break_the_rules_are_h17_and_h25() {
-    let cookie: &'static str =
-        Box::leak(format!("HTTP/1.1 200 OK\r\nSet-Cookie: {}\r\nContent-Length: 0\r\n\r\n", "c".repeat(8193)).into());
-    let header: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(600_000)).into());
+    let cookie: &'static str = Box::leak(
+        format!("HTTP/1.1 200 OK\r\nSet-Cookie: {}\r\nContent-Length: 0\r\n\r\n", "c".repeat(8193)).into(),
+    );
+    let header: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(600_000)).into());
     for (bytes, start, status) in [
         ("SSH-2.0-dropbear\r\n\r\n", "at=error code=H17 desc=\"Poorly formatted HTTP response\"", 503),
-        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "at=error code=H17 desc=\"Poorly formatted HTTP response\"", 503),
-        ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "at=error code=H25 desc=\"HTTP restriction: invalid content length\"", 502),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "at=error code=H17 desc=\"Poorly formatted HTTP response\"",
+            503,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "at=error code=H25 desc=\"HTTP restriction: invalid content length\"",
+            502,
+        ),
         (cookie, "at=error code=H25 desc=\"HTTP restriction: oversized cookie\"", 502),
         (header, "at=error code=H25 desc=\"HTTP restriction: oversized header\"", 502),
     ] {
@@ -234,7 +270,9 @@ fn h21_when_every_dyno_refuses_and_another_one_is_asked_first() {
     refusing.address = closed;
     let mut node = Node::start(vec![app(vec![refusing.clone(), dyno.target("web.1")])]);
     for _ in 0..20 {
-        let post = node.send("POST /p HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+        let post = node.send(
+            "POST /p HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx",
+        );
         assert_eq!(post.status, 200, "nothing was sent to the one that refuses");
     }
     node.control.publish(vec![app(vec![refusing])]);
@@ -260,16 +298,24 @@ fn h27_when_the_client_leaves_before_or_amid_the_answer() {
     std::thread::sleep(Duration::from_millis(100));
     drop(stream);
     let line = node.control.line("/before");
-    assert!(line.starts_with("sock=client at=warning code=H27 desc=\"Client Request Interrupted\""), "{line}");
+    assert!(
+        line.starts_with("sock=client at=warning code=H27 desc=\"Client Request Interrupted\""),
+        "{line}"
+    );
     assert!(line.contains("dyno=web.1 connect=Nms service=Nms status=499 bytes=0"), "{line}");
     let mut stream = node.connect();
     stream.write_all(b"GET /amid HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
     read_head(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
     drop(stream);
     let line = node.control.line("/amid");
-    assert!(line.starts_with("sock=client at=warning code=H27") && line.contains("status=499 bytes=3"), "{line}");
+    assert!(
+        line.starts_with("sock=client at=warning code=H27") && line.contains("status=499 bytes=3"),
+        "{line}"
+    );
     let mut stream = node.connect();
-    stream.write_all(b"POST /upload HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 5\r\n\r\nab").unwrap();
+    stream
+        .write_all(b"POST /upload HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 5\r\n\r\nab")
+        .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     drop(stream);
     let line = node.control.line("/upload");
@@ -310,7 +356,8 @@ fn h11_when_too_many_requests_wait_for_a_dyno() {
         let mut reader = BufReader::new(stream);
         let _ = reader.read_to_end(&mut Vec::new());
     });
-    let timeouts = ferroku_router::limits::Timeouts { first_byte: Duration::from_secs(20), ..common::short_timeouts() };
+    let timeouts =
+        ferroku_router::limits::Timeouts { first_byte: Duration::from_secs(20), ..common::short_timeouts() };
     let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let waiting: Vec<_> = (0..200)
         .map(|_| {

@@ -79,7 +79,9 @@ fn an_upgraded_connection_without_traffic_is_closed_as_h15() {
     let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream
-        .write_all(b"GET /i HTTP/1.1\r\nHost: shop.localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        .write_all(
+            b"GET /i HTTP/1.1\r\nHost: shop.localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        )
         .unwrap();
     let mut text = Vec::new();
     stream.read_to_end(&mut text).unwrap();
@@ -108,7 +110,9 @@ fn a_websocket_counts_as_in_flight_until_it_is_closed() {
     let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream
-        .write_all(b"GET /w HTTP/1.1\r\nHost: shop.localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        .write_all(
+            b"GET /w HTTP/1.1\r\nHost: shop.localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        )
         .unwrap();
     read_head(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
     node.control.publish(vec![app(vec![dyno.draining("web.1"), next.target("web.1")])]);

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ferroku_server::args::{Cli, Command};
-use ferroku_server::{control, env_command, git, supervisor};
+use ferroku_server::{control, env_command, git, router_main, supervisor};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             Command::Restart(args) => supervisor::client::restart(&args.data).map_err(Into::into),
             Command::Env(args) => env_command::run(&args.data),
             Command::Control(args) => control::run(args.into()),
-            Command::Router(args) => control::run(args.into()),
+            Command::Router(args) => router_main::run(args.into()),
             Command::PreReceive => Ok(git::pre_receive::main()),
         }
     };

@@ -13,6 +13,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use ferroku_core::uids::ROUTER_UID;
 use ferroku_router::limits::Timeouts;
@@ -24,6 +25,10 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::control::start_logging;
+use crate::node::NodeConfig;
+use crate::supervisor::pid_file::PidFile;
+
 /// Open files that the router may have: two for each of its 20,000 client connections, and some.
 const OPEN_FILES_LIMIT: u64 = 65_536;
 
@@ -32,6 +37,8 @@ const OPEN_FILES_LIMIT: u64 = 65_536;
 pub enum RouterMainError {
     #[error("descriptor {number} is missing: the router is started by `ferrokud server`, not by hand")]
     Descriptor { number: u8, source: io::Error },
+    #[error("cannot claim run/router.pid: another router holds this data folder")]
+    PidFile(#[source] io::Error),
     #[error("cannot make the router's socket")]
     Socket(#[source] io::Error),
     #[error("cannot prepare the router's state folder {path}")]
@@ -48,12 +55,15 @@ pub enum RouterMainError {
 ///
 /// # Errors
 /// The router could not be set up.
-pub fn run(data: &Path) -> Result<(), RouterMainError> {
+pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
+    start_logging();
+    let data = config.data.as_path();
     let inherited = |index: usize, number| {
         take_inherited(index).map_err(|source| RouterMainError::Descriptor { number, source })
     };
     let listener = TcpListener::from(inherited(0, 3)?);
     let api_listener: OwnedFd = inherited(1, 4)?;
+    let pid_file = PidFile::hold(&data.join("run/router.pid")).map_err(RouterMainError::PidFile)?;
     let control = socket::bind(&data.join("run/router.sock")).map_err(RouterMainError::Socket)?;
     raise_open_files();
     let binary_digest = own_digest().unwrap_or_default();
@@ -62,22 +72,23 @@ pub fn run(data: &Path) -> Result<(), RouterMainError> {
         become_router().map_err(RouterMainError::User)?;
     }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = RouterConfig {
+    let router = RouterConfig {
         listener,
         api_listener: Some(api_listener),
         control,
         // The working folder: the way to it may be closed to the router's user.
         state_folder: PathBuf::from("."),
         binary_digest,
-        public_port: None,
+        public_port: Some(config.router.port()),
         workers,
         trusted_uid: 0,
         timeouts: Timeouts::default(),
     };
-    serve(config)
+    serve(router, pid_file)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn serve(config: RouterConfig) -> Result<(), RouterMainError> {
+fn serve(config: RouterConfig, mut pid_file: PidFile) -> Result<(), RouterMainError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -86,10 +97,11 @@ fn serve(config: RouterConfig) -> Result<(), RouterMainError> {
         .block_on(async { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) })
         .map_err(RouterMainError::Signals)?;
     let router = Router::start(config).map_err(RouterMainError::Start)?;
-    tracing::info!(pid = std::process::id(), "the router serves requests");
+    pid_file.ready().map_err(RouterMainError::PidFile)?;
     runtime.block_on(terminate.recv());
-    tracing::info!("the router leaves");
     router.leave();
+    // From here on the next router may start: both accept from the same backlog.
+    drop(pid_file);
     router.wait();
     drop(interrupt);
     Ok(())

@@ -48,6 +48,7 @@ fn listen(
 }
 
 /// The sockets from a router that outlived its supervisor.
-pub fn take_back(_router_socket: &std::path::Path) -> Option<Sockets> {
-    None
+pub fn take_back(router_socket: &std::path::Path) -> Option<Sockets> {
+    let (router, api) = ferroku_router::handback::take_listeners(router_socket).ok()?;
+    Some(Sockets { api: api.into(), router: router.into() })
 }
