@@ -116,6 +116,9 @@ newline'
 #[test]
 fn a_git_repository_with_and_without_a_branch() {
     let repository = repository();
+    // As in a build dyno, where the node's folders belong to nobody.
+    let chown = Command::new("chown").args(["-R", "12345"]).arg(repository.path()).status().expect("chown");
+    assert!(chown.success());
     let plain = format!("file://{}/.git", repository.path().display());
     let built = App::new(&[("greeting.txt", "")]).with_buildpacks(&[&plain]).build().succeeded();
     assert_eq!(built.result.description.as_deref(), Some("Greeter"));
@@ -200,7 +203,7 @@ fn a_folder_that_is_no_buildpack_is_refused() {
         assert!(built.text.contains(expected), "no {expected:?} in\n{}", built.text);
     };
     check(&folder.path().display().to_string(), " has no bin/compile and is no git repository.\n");
-    check("file:///no/such/folder", " !     There is no folder /no/such/folder in the build dyno.");
+    check("file:///no/such/folder", " !     There is no /no/such/folder in the build dyno.");
     std::fs::create_dir(folder.path().join("bin")).expect("mkdir");
     std::fs::write(folder.path().join("bin/compile"), "#!/bin/sh\n").expect("write");
     check(

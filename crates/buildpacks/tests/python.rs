@@ -179,8 +179,8 @@ fn the_django_example_builds_runs_and_builds_again_from_its_spare_tree() {
        Procfile declares types -> web, worker"
     );
     assert!(!app.build_dir().join(spare::PLACED).exists());
-    let own_ms = second.result.timings_ms["total"] - second.result.timings_ms["python.collectstatic"];
-    assert!(own_ms < 500, "{:?}", second.result.timings_ms);
+    // A rename, whatever the number of files; a copy of them takes a second and more.
+    assert!(second.result.timings_ms["python.dependencies"] < 200, "{:?}", second.result.timings_ms);
     let web = Web::start(&app.build_dir(), &second.result.process_types["web"]);
     assert!(web.get("/").contains("<h1>Ahoy</h1>"));
 }

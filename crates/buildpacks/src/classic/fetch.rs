@@ -83,7 +83,7 @@ pub fn fetch(address: &Address, environment: &Environment, directory: &Path) -> 
             Err(format!("{} has no bin/compile and is no git repository.", path.display()))
         }
         Address::Path(path) => Err(format!(
-            "There is no folder {} in the build dyno. A buildpack folder must be below a path that dynos see, such as /usr/local.",
+            "There is no {} in the build dyno. Buildpacks of the node itself belong into the folder buildpacks/ of its data folder.",
             path.display()
         )),
     }
@@ -109,6 +109,13 @@ fn fetch_git(
     environment.insert("GIT_TERMINAL_PROMPT".into(), "0".into());
     environment.insert("GIT_SSH_COMMAND".into(), "ssh -o BatchMode=yes".into());
     environment.remove(&OsString::from("GIT_DIR"));
+    if url.starts_with('/') {
+        // git refuses repositories of another owner, as the node's own are; only a file can tell it not to.
+        let settings = directory.with_extension("gitconfig");
+        fs::write(&settings, "[safe]\n\tdirectory = *\n")
+            .map_err(|error| format!("Cannot write {}: {error}", settings.display()))?;
+        environment.insert("GIT_CONFIG_GLOBAL".into(), settings.into());
+    }
     let git = |arguments: &[&str]| {
         let mut git = command("git", &environment, directory);
         git.args(["-c", "init.defaultBranch=main", "-c", "advice.detachedHead=false"]).args(arguments);

@@ -69,6 +69,8 @@ pub fn install(context: &BuildContext, stack: &Runtime, runtime: &Runtime) -> Re
 /// A file cannot be written.
 pub fn finish(context: &BuildContext, runtime: &Runtime, changed_later: bool) -> Result<(), BuildError> {
     let environment = context.file(ENVIRONMENT);
+    // uv's own lock, writable by everybody.
+    remove(&environment.join(".lock"))?;
     if changed_later {
         remove(&environment.join(spare::MARKER))?;
     }

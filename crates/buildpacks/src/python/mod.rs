@@ -19,6 +19,7 @@ use crate::error::BuildError;
 use crate::output::DETAIL;
 use crate::{Buildpack, Detection, ReleaseInfo};
 use error::PythonError;
+use runtime::Runtime;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use version::Origin;
@@ -82,21 +83,7 @@ impl Buildpack for Python {
     fn compile(&self, context: &mut BuildContext) -> Result<(), BuildError> {
         let has_hooks = run_hook(context, "bin/pre_compile")? | context.has_file("bin/post_compile");
         check_package_manager(context)?;
-        let stack = runtime::of_stack(&context.environment)?;
-        let runtime = context.timed("python.runtime", |context| {
-            let Some((origin, request)) = runtime::request(context, stack.version)? else {
-                let version = stack.version;
-                context.output.step(&format!("No Python version was specified. Using the stack's default: Python {version}"));
-                return Ok(stack.clone());
-            };
-            context.output.step(&format!("Using Python {request} specified in {}", origin.file()));
-            if origin == Origin::RuntimeTxt {
-                context.output.error(&format!(
-                    "Warning: The runtime.txt file is deprecated. Delete it, and write '{request}' into a\nfile named .python-version instead."
-                ));
-            }
-            runtime::find(context, stack.clone(), origin, request)
-        })?;
+        let (stack, runtime) = context.timed("python.runtime", |context| choose_runtime(context))?;
         context.timed("python.dependencies", |context| install::install(context, &stack, &runtime))?;
         let bin = context.file(ENVIRONMENT).join("bin");
         context.prepend_path(&bin);
@@ -110,6 +97,25 @@ impl Buildpack for Python {
     fn release(&self, _context: &BuildContext) -> Result<ReleaseInfo, BuildError> {
         Ok(ReleaseInfo::default())
     }
+}
+
+/// The stack's Python, and the one that the app is to have.
+fn choose_runtime(context: &BuildContext) -> Result<(Runtime, Runtime), BuildError> {
+    let stack = runtime::of_stack(&context.environment)?;
+    let output = &context.output;
+    let Some((origin, request)) = runtime::request(context, stack.version)? else {
+        let version = stack.version;
+        output.step(&format!("No Python version was specified. Using the stack's default: Python {version}"));
+        return Ok((stack.clone(), stack));
+    };
+    output.step(&format!("Using Python {request} specified in {}", origin.file()));
+    if origin == Origin::RuntimeTxt {
+        output.error(&format!(
+            "Warning: The runtime.txt file is deprecated. Delete it, and write '{request}' into a\nfile named .python-version instead."
+        ));
+    }
+    let runtime = runtime::find(context, stack.clone(), origin, request)?;
+    Ok((stack, runtime))
 }
 
 /// Exactly one kind of file may say what to install, and it must be requirements.txt.
