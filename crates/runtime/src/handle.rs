@@ -2,9 +2,10 @@
 
 use crate::{DynoSpec, Result};
 use ferroku_core::DynoId;
+use ferroku_core::protocol::dyno::STDIN_WINDOW_BYTES;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What happened to a dyno.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,7 @@ pub struct DynoHandle {
 pub struct DynoControl {
     dyno_id: DynoId,
     actions: mpsc::Sender<Action>,
+    stdin_window: Arc<Semaphore>,
 }
 
 /// What a [`DynoControl`] asks of the connection task.
@@ -73,6 +75,7 @@ pub(crate) enum Action {
     CloseStdin,
     Resize { rows: u16, columns: u16 },
     Acknowledge { sequence: u64 },
+    Release,
 }
 
 // === impl DynoHandle ===
@@ -92,8 +95,8 @@ impl DynoHandle {
 // === impl DynoControl ===
 
 impl DynoControl {
-    pub(crate) fn new(dyno_id: DynoId, actions: mpsc::Sender<Action>) -> Self {
-        Self { dyno_id, actions }
+    pub(crate) fn new(dyno_id: DynoId, actions: mpsc::Sender<Action>, stdin_window: Arc<Semaphore>) -> Self {
+        Self { dyno_id, actions, stdin_window }
     }
 
     /// Which dyno this acts on.
@@ -125,12 +128,18 @@ impl DynoControl {
         self.send(Action::Signal(signal)).await
     }
 
-    /// Bytes for an attached dyno's standard input.
+    /// Bytes for an attached dyno's standard input. Waits while the dyno does not read what came before.
     ///
     /// # Errors
     /// The dyno is gone.
     pub async fn write_stdin(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
-        self.send(Action::Stdin(bytes.into())).await
+        const PIECE_BYTES: usize = STDIN_WINDOW_BYTES / 4;
+        for piece in bytes.into().chunks(PIECE_BYTES) {
+            let gone = |_| crate::RuntimeError::DynoGone { dyno_id: self.dyno_id };
+            self.stdin_window.acquire_many(piece.len() as u32).await.map_err(gone)?.forget();
+            self.send(Action::Stdin(piece.to_vec())).await?;
+        }
+        Ok(())
     }
 
     /// End of an attached dyno's standard input, after all that was written. On a terminal, this does nothing.

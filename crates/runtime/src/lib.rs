@@ -13,9 +13,15 @@
 //! - Log lines are numbered by `dyno-init`, sent until acknowledged, and a gap is counted and told.
 //! - The environment never touches a disk.
 
+#![allow(unsafe_code, reason = "system calls that no safe library has; each with its own SAFETY comment")]
+
+mod cgroup;
 mod driver;
+#[doc(hidden)]
+pub mod dyno_init;
 mod error;
 mod handle;
+mod launch;
 mod sandbox;
 #[allow(unsafe_code)]
 pub mod spawn;
@@ -24,7 +30,7 @@ mod spec;
 pub use driver::Driver;
 pub use error::RuntimeError;
 pub use handle::{DynoControl, DynoEvent, DynoHandle, LogStream};
-pub use sandbox::{SandboxConfig, SandboxDriver};
+pub use sandbox::{SandboxConfig, SandboxDriver, leaks};
 pub use spec::{
     Attach, Command, DynoSpec, Environment, Limits, NetworkPolicy, TerminalSize, Volume, VolumeSource,
 };

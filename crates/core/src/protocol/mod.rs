@@ -11,6 +11,7 @@
 //! older release and a control of a newer one understand each other.
 
 pub mod build;
+pub mod dyno;
 pub mod frame;
 pub mod push;
 pub mod router;

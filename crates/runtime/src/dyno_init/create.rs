@@ -1,0 +1,178 @@
+//! The role that turns a prepared root folder into a running container, and ends.
+//!
+//! A process of its own, because libcontainer allocates tens of megabytes of address space, and because
+//! whatever goes wrong in it ends here.
+
+use super::seccomp;
+use super::sys::{Context, Failure};
+use crate::cgroup::{self, Hierarchies};
+use crate::launch::LaunchPlan;
+use ferroku_core::uids::{APP_UIDS, DYNO_UID};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::Spec;
+use serde_json::json;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Descriptor numbers that this role is started with. Standard output and error are the pipe for its result:
+/// the pid of the container's first process, or what went wrong.
+pub mod descriptor {
+    /// Goes on into the container: the environment comes through it.
+    pub const CHANNEL: i32 = 3;
+    pub const STDIN: i32 = 4;
+    pub const STDOUT: i32 = 5;
+    pub const STDERR: i32 = 6;
+}
+
+/// Dynos go before control and the database when the host runs out of memory.
+const OOM_SCORE_ADJUSTMENT: i32 = 500;
+/// As Heroku's dynos have it.
+const OPEN_FILES: u64 = 10_000;
+/// Semaphores and shared memory of a database client or a browser fit; it counts as the dyno's memory.
+const SHARED_MEMORY_OPTION: &str = "size=256m";
+
+/// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder is
+/// the second argument.
+pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
+    let run_folder = PathBuf::from(run_folder.ok_or_else(|| Failure::new("create needs a run folder"))?);
+    let root = PathBuf::from(std::env::args_os().nth(3).ok_or_else(|| Failure::new("create needs a root"))?);
+    let plan = LaunchPlan::read(&run_folder).context(|| "read launch.json".into())?;
+    Hierarchies::detect(Path::new(cgroup::ROOT))
+        .and_then(|hierarchies| hierarchies.group(&plan.cgroup).enter_unified())
+        .context(|| "enter the cgroup".into())?;
+    let spec = spec(&plan, &root)?;
+    spec.save(run_folder.join("config.json")).context(|| "write config.json".into())?;
+    let [stdin, stdout, stderr] = [descriptor::STDIN, descriptor::STDOUT, descriptor::STDERR].map(|number| {
+        // SAFETY: `supervise` started us with these open, and nothing else here owns them.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    });
+    let state = run_folder.join("oci");
+    fs::create_dir_all(&state).context(|| format!("make {}", state.display()))?;
+    let mut container = ContainerBuilder::new(plan.spec.dyno_id.to_string(), SyscallType::default())
+        .with_root_path(state)
+        .context(|| "state folder".into())?
+        .with_stdin(stdin)
+        .with_stdout(stdout)
+        .with_stderr(stderr)
+        .with_preserved_fds(1)
+        .as_init(&run_folder)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(|error| Failure::new(chain("create the container", &error)))?;
+    container.start().map_err(|error| Failure::new(chain("start the container", &error)))?;
+    let pid = container.pid().ok_or_else(|| Failure::new("the container has no process"))?;
+    writeln!(std::io::stdout(), "{pid}").context(|| "tell the pid".into())?;
+    Ok(0)
+}
+
+fn chain(what: &str, error: &dyn std::error::Error) -> String {
+    let mut text = format!("{what}: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// The OCI spec of a dyno. It lists no network namespace: `supervise` is in the dyno's already, and a process
+/// in a new user namespace could not join one that belongs to the host's.
+fn spec(plan: &LaunchPlan, root: &Path) -> Result<Spec, Failure> {
+    let limits = &plan.spec.limits;
+    let ids = json!([{ "containerID": 0, "hostID": plan.spec.uid_base, "size": APP_UIDS }]);
+    let profile = seccomp::profile().context(|| "seccomp profile".into())?;
+    let value = json!({
+        "ociVersion": "1.0.2",
+        "hostname": plan.spec.host_name,
+        "root": { "path": root, "readonly": true },
+        "process": {
+            "terminal": false,
+            "user": { "uid": DYNO_UID, "gid": DYNO_UID, "umask": 0o022 },
+            "args": ["/.ferroku/init", "inside"],
+            // libcontainer insists on a PATH; the command's environment comes through the channel.
+            "env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
+            "cwd": "/",
+            "capabilities":
+                { "bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": [] },
+            "noNewPrivileges": true,
+            "oomScoreAdj": OOM_SCORE_ADJUSTMENT,
+            "rlimits": rlimits()
+        },
+        "mounts": mounts(),
+        "linux": {
+            "uidMappings": ids,
+            "gidMappings": ids,
+            "cgroupsPath": format!("/{}", plan.cgroup),
+            "namespaces": [
+                { "type": "user" }, { "type": "pid" }, { "type": "mount" },
+                { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
+            ],
+            "resources": {
+                "memory": { "limit": limits.memory_bytes, "swap": limits.memory_bytes },
+                "cpu": { "shares": limits.cpu_shares },
+                "pids": { "limit": limits.pids },
+                "devices": devices()
+            },
+            "seccomp": profile,
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+                "/proc/interrupts", "/sys/firmware", "/sys/fs", "/sys/devices/virtual/powercap",
+                "/sys/kernel"
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"
+            ]
+        }
+    });
+    serde_json::from_value(value).context(|| "OCI spec".into())
+}
+
+fn mounts() -> serde_json::Value {
+    json!([
+        { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
+        { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+          "options": ["nosuid", "strictatime", "mode=755", "size=64k"] },
+        { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+          "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+        { "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+          "options": ["nosuid", "noexec", "nodev", "mode=1777", SHARED_MEMORY_OPTION] }
+    ])
+}
+
+/// Only what every program may use: null, zero, full, random, urandom, tty and pseudo terminals.
+fn devices() -> serde_json::Value {
+    let allow = |kind: &str, major: i64, minor: Option<i64>| {
+        let mut rule = json!({ "allow": true, "type": kind, "major": major, "access": "rwm" });
+        if let Some(minor) = minor {
+            rule["minor"] = json!(minor);
+        }
+        rule
+    };
+    json!([
+        { "allow": false, "access": "rwm" },
+        allow("c", 1, Some(3)),
+        allow("c", 1, Some(5)),
+        allow("c", 1, Some(7)),
+        allow("c", 1, Some(8)),
+        allow("c", 1, Some(9)),
+        allow("c", 5, Some(0)),
+        allow("c", 5, Some(2)),
+        allow("c", 136, None)
+    ])
+}
+
+/// Lowered only: raising a hard limit needs a capability that this host may not give us.
+fn rlimits() -> serde_json::Value {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let files = OPEN_FILES.min(hard);
+    json!([
+        { "type": "RLIMIT_NOFILE", "soft": files, "hard": files },
+        { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }
+    ])
+}

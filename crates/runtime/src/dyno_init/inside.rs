@@ -1,0 +1,158 @@
+//! The first process of a dyno: takes command and environment from outside, runs the command, reaps.
+//!
+//! It handles no signal: the kernel spares the first process of a pid namespace from those it does not
+//! handle, and `supervise` signals every process of the dyno itself. Its end is the end of the dyno.
+
+use super::sys::{self, Context, Failure};
+use crate::spec::{Command, TerminalSize};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// What comes through the channel: a little-endian u32 length, then this as JSON.
+#[derive(Serialize, Deserialize)]
+pub struct Order {
+    pub environment: BTreeMap<String, String>,
+    pub command: Command,
+    pub terminal: Option<TerminalSize>,
+}
+
+/// As Heroku starts a command. A profile script may do as it likes with its own `$1`, not with ours.
+const SHELL_SCRIPT: &str = r#"
+ferroku_profile() {
+  local script
+  for script in /app/.profile.d/*.sh; do
+    if [ -r "$script" ]; then . "$script"; fi
+  done
+  if [ -r /app/.profile ]; then . /app/.profile; fi
+}
+ferroku_profile </dev/null
+unset -f ferroku_profile
+exec /bin/bash -c "$1"
+"#;
+
+/// Where a dyno without a `PATH` of its own looks for programs.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// As shells have it: the command cannot be run.
+const CANNOT_RUN: i32 = 126;
+
+/// Runs the order that comes through the channel; the result is the dyno's exit status.
+pub fn run() -> Result<u8, Failure> {
+    // SAFETY: libcontainer preserves this one descriptor, and nothing else here owns it.
+    let channel = unsafe { OwnedFd::from_raw_fd(super::create::descriptor::CHANNEL) };
+    let mut channel = File::from(channel);
+    // It was handed over open across exec; the command must not have it.
+    // SAFETY: a plain flag call on an open descriptor.
+    sys::check(unsafe { libc::fcntl(channel.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
+        .context(|| "mark the channel".into())?;
+    let order = receive(&mut channel)?;
+    // Only now is `supervise` the parent: `create` had ended before it sent.
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let terminal = match order.terminal {
+        Some(size) => Some(open_terminal(&channel, size)?),
+        None => None,
+    };
+    let Some(child) = sys::fork().context(|| "fork".into())? else {
+        let failure = run_command(&order, terminal);
+        let _ = sys::write(std::io::stderr().as_fd(), format!("{failure}\n").as_bytes());
+        // SAFETY: ends the child without running what the parent registered.
+        unsafe { libc::_exit(CANNOT_RUN) }
+    };
+    drop((order, terminal));
+    // The child's copy goes at exec: that is how `supervise` learns that the command runs.
+    drop(channel);
+    // Our copies of the standard streams would keep pipes open that the command has closed.
+    for number in 0..3 {
+        // SAFETY: these three are not used by this process any more.
+        unsafe { libc::close(number) };
+    }
+    Ok(wait_for(child))
+}
+
+fn receive(channel: &mut File) -> Result<Order, Failure> {
+    let mut length = [0; 4];
+    channel.read_exact(&mut length).context(|| "no order came".into())?;
+    let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
+    channel.read_exact(&mut bytes).context(|| "the order broke off".into())?;
+    let order = serde_json::from_slice(&bytes).context(|| "the order is broken".into());
+    bytes.fill(0);
+    order
+}
+
+/// A terminal of the dyno's own: the master goes out through the channel, the slave's descriptor comes back.
+fn open_terminal(channel: &File, size: TerminalSize) -> Result<OwnedFd, Failure> {
+    let open = |path: &str| File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
+    let master = open("/dev/ptmx").context(|| "open /dev/ptmx".into())?;
+    let unlocked: libc::c_int = 0;
+    let mut number: libc::c_int = 0;
+    // SAFETY: both requests take a pointer to an int that lives through the call.
+    unsafe {
+        sys::check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked))
+            .context(|| "unlock the terminal".into())?;
+        sys::check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number))
+            .context(|| "number of the terminal".into())?;
+    }
+    sys::set_terminal_size(master.as_fd(), size.rows, size.columns).context(|| "size the terminal".into())?;
+    let slave = open(&format!("/dev/pts/{number}")).context(|| "open the terminal".into())?;
+    sys::send_descriptor(channel.as_fd(), master.as_fd()).context(|| "hand out the terminal".into())?;
+    Ok(slave.into())
+}
+
+/// In the child: becomes the command, or says why not.
+fn run_command(order: &Order, terminal: Option<OwnedFd>) -> Failure {
+    sys::reset_signals();
+    // SAFETY: no memory is involved, but for the descriptor that is owned until exec.
+    unsafe {
+        libc::setsid();
+        if let Some(terminal) = terminal {
+            libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0);
+            for number in 0..3 {
+                libc::dup2(terminal.as_raw_fd(), number);
+            }
+        }
+    }
+    if let Err(error) = std::env::set_current_dir("/app") {
+        return Failure::new(format!("cannot enter /app: {error}"));
+    }
+    let arguments: Vec<&str> = match &order.command {
+        Command::Shell(line) => vec!["/bin/bash", "-c", SHELL_SCRIPT, "bash", line],
+        Command::Exec(arguments) => arguments.iter().map(String::as_str).collect(),
+    };
+    let Some(program) = arguments.first() else { return Failure::new("the command is empty") };
+    let has_path = order.environment.contains_key("PATH");
+    let environment = order
+        .environment
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .chain((!has_path).then(|| format!("PATH={DEFAULT_PATH}")));
+    let strings = |texts: Vec<String>| texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let prepared = strings(arguments.iter().map(ToString::to_string).collect())
+        .and_then(|arguments| Ok((arguments, strings(environment.collect())?)));
+    let Ok((arguments, environment)) = prepared else {
+        return Failure::new("the command or a config var has a NUL character in it");
+    };
+    let program_name = program.to_string();
+    let path: &CStr = &arguments[0];
+    let error = sys::execute(path, &arguments, &environment);
+    Failure::new(format!("{program_name}: {error}"))
+}
+
+/// Reaps whatever ends; the command's own end is ours.
+fn wait_for(child: i32) -> u8 {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` lives through the call.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if pid == child {
+            return u8::try_from(sys::exit_code(status)).unwrap_or(u8::MAX);
+        }
+        if pid < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) {
+            return u8::MAX;
+        }
+    }
+}

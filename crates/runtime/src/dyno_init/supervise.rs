@@ -1,0 +1,544 @@
+//! The long-lived role: one dyno from its first mount to its acknowledged exit.
+//!
+//! A single-threaded poll loop over: control's connection, the listening socket, SIGCHLD, the dyno's
+//! streams, the channel to its first process. Nothing in it waits for control: what control does not
+//! take stays in the ring. It never starts anything again; that is control's to decide.
+
+use super::bound::{self, Listening};
+use super::outlet::Outlet;
+use super::ring::Ring;
+use super::streams::{InnerEnds, Streams};
+use super::sys::{self, Context, Failure};
+use super::{create, inside, mounts};
+use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::launch::{ExitRecord, LaunchPlan, descriptor, file};
+use ferroku_core::protocol::dyno::{FromDynoInit, Hello, PROTOCOL_VERSION, ToDynoInit};
+use ferroku_core::uids::DYNO_UID;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Starting a container takes some 20 ms, some seconds on a machine in trouble; more is a hang.
+const CREATE_MS: u64 = 60_000;
+/// Control connects and sends the environment at once, or it has died in between.
+const ENVIRONMENT_MS: u64 = 30_000;
+/// How often to look for the listener: often while most programs start, then less.
+const LOOK_EARLY_MS: u64 = 50;
+const LOOK_LATER_MS: u64 = 250;
+const EARLY_MS: u64 = 10_000;
+
+struct Supervisor {
+    plan: LaunchPlan,
+    cgroup: Cgroup,
+    listener: UnixListener,
+    signals: OwnedFd,
+    outlet: Option<Outlet>,
+    ring: Ring,
+    streams: Streams,
+    /// To the dyno's first process; its end means that the command runs.
+    channel: Option<OwnedFd>,
+    creating: Option<Creating>,
+    environment: Option<BTreeMap<String, String>>,
+    environment_sent: bool,
+    init_pid: Option<i32>,
+    started_at_ms: Option<u64>,
+    bound: bool,
+    loopback_told: bool,
+    boot_timeout: bool,
+    stop_at_ms: Option<u64>,
+    stop_timeout: bool,
+    end: Option<FromDynoInit>,
+    release: bool,
+    began_at_ms: u64,
+}
+
+struct Creating {
+    pid: i32,
+    result: File,
+    /// Children that ended before it was known which of them is the dyno.
+    strays: Vec<(i32, i32)>,
+}
+
+/// Supervises the dyno whose `launch.json` is in `run_folder`.
+pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
+    let run_folder = PathBuf::from(run_folder.ok_or_else(|| Failure::new("supervise needs a run folder"))?);
+    let plan = LaunchPlan::read(&run_folder).context(|| "read launch.json".into())?;
+    let (listener, signals) = become_supervisor()?;
+    let (streams, inner) = Streams::make(plan.spec.attach, plan.spec.uid_base + DYNO_UID)
+        .context(|| "make the standard streams".into())?;
+    let hierarchies =
+        Hierarchies::detect(Path::new(cgroup::ROOT)).context(|| "look at the cgroups".into())?;
+    let mut supervisor = Supervisor {
+        cgroup: hierarchies.group(&plan.cgroup),
+        ring: Ring::create(&plan.state_folder.join(file::RING)).context(|| "make the log ring".into())?,
+        plan,
+        listener,
+        signals,
+        outlet: None,
+        streams,
+        channel: None,
+        creating: None,
+        environment: None,
+        environment_sent: false,
+        init_pid: None,
+        started_at_ms: None,
+        bound: false,
+        loopback_told: false,
+        boot_timeout: false,
+        stop_at_ms: None,
+        stop_timeout: false,
+        end: None,
+        release: false,
+        began_at_ms: sys::monotonic_ms(),
+    };
+    if let Err(failure) = supervisor.create(inner) {
+        supervisor.fail(failure.to_string());
+    }
+    while !supervisor.is_over() {
+        supervisor.turn()?;
+    }
+    Ok(0)
+}
+
+/// A session, the dyno's network namespace, the subreaper's role; gives the inherited socket and SIGCHLD.
+fn become_supervisor() -> Result<(UnixListener, OwnedFd), Failure> {
+    // SAFETY: the driver started us with these three open and nothing else owns them; the rest are
+    // calls without memory but for a signal set that lives through them.
+    unsafe {
+        libc::setsid();
+        for number in [descriptor::NETWORK, descriptor::LOCK, descriptor::LISTENER] {
+            libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+        let network = OwnedFd::from_raw_fd(descriptor::NETWORK);
+        sys::check(libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET))
+            .context(|| "enter the network namespace".into())?;
+        sys::check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)).context(|| "become subreaper".into())?;
+        // A stop of the whole node signals everybody; dynos are stopped by control's order only.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE, libc::SIGQUIT] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        let mut children: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut children);
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+        let signals = libc::signalfd(-1, &raw const children, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        sys::check(signals).context(|| "signalfd".into())?;
+        let listener = UnixListener::from_raw_fd(descriptor::LISTENER);
+        listener.set_nonblocking(true).context(|| "listening socket".into())?;
+        Ok((listener, OwnedFd::from_raw_fd(signals)))
+    }
+}
+
+// === impl Supervisor: one turn of the loop ===
+
+impl Supervisor {
+    fn is_over(&self) -> bool {
+        self.release && self.init_pid.is_none() && self.creating.is_none()
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        self.poll()?;
+        self.accept();
+        self.receive();
+        self.reap();
+        self.hear_channel();
+        let taken = self.streams.work(&mut self.ring, false);
+        if taken > 0 {
+            self.tell(&FromDynoInit::StdinConsumed { bytes: taken as u64 });
+        }
+        self.watch_clock();
+        self.pump();
+        Ok(())
+    }
+
+    fn poll(&self) -> Result<(), Failure> {
+        let mut waits: Vec<(BorrowedFd<'_>, i16)> = self.streams.interests();
+        waits.push((self.listener.as_fd(), libc::POLLIN));
+        waits.push((self.signals.as_fd(), libc::POLLIN));
+        if let Some(channel) = &self.channel {
+            waits.push((channel.as_fd(), libc::POLLIN));
+        }
+        if let Some(outlet) = &self.outlet {
+            let events = if outlet.has_output() { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+            waits.push((outlet.as_fd(), events));
+        }
+        let mut list: Vec<libc::pollfd> = waits
+            .iter()
+            .map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events: *events, revents: 0 })
+            .collect();
+        // SAFETY: the list lives through the call and is as long as said.
+        let result = unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, self.timeout_ms()) };
+        let error = std::io::Error::last_os_error();
+        if result < 0 && error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(Failure::new(format!("poll: {error}")));
+        }
+        Ok(())
+    }
+
+    /// Until the next thing that only the clock brings.
+    fn timeout_ms(&self) -> i32 {
+        let now = sys::monotonic_ms();
+        let mut until: Vec<u64> = self.stop_at_ms.into_iter().collect();
+        if self.creating.is_some() {
+            until.push(self.began_at_ms + CREATE_MS);
+        } else if self.environment.is_none() && !self.environment_sent && self.end.is_none() {
+            until.push(self.began_at_ms + ENVIRONMENT_MS);
+        }
+        if let Some(started) = self.watches_port() {
+            let pause = if now < started + EARLY_MS { LOOK_EARLY_MS } else { LOOK_LATER_MS };
+            until.push(now + pause);
+        }
+        until.into_iter().min().map_or(-1, |at| i32::try_from(at.saturating_sub(now)).unwrap_or(i32::MAX))
+    }
+
+    fn watches_port(&self) -> Option<u64> {
+        let wanted = self.plan.spec.boot_timeout_ms.is_some() && !self.bound && self.init_pid.is_some();
+        self.started_at_ms.filter(|_| wanted)
+    }
+
+    fn accept(&mut self) {
+        let Ok((socket, _)) = self.listener.accept() else { return };
+        // A newer connection is a newer control: the old one is gone, or will notice.
+        self.outlet = Outlet::new(socket.into()).ok();
+    }
+
+    fn receive(&mut self) {
+        let Some(outlet) = &mut self.outlet else { return };
+        let Some(messages) = outlet.receive() else {
+            self.outlet = None;
+            if self.environment.is_none() && !self.environment_sent && self.end.is_none() {
+                self.fail("control went away before it had given the environment".into());
+            }
+            return;
+        };
+        for message in messages {
+            self.obey(message);
+        }
+    }
+
+    fn obey(&mut self, message: ToDynoInit) {
+        match message {
+            ToDynoInit::Hello(_) => self.greet(),
+            ToDynoInit::Environment(environment) => {
+                if !self.environment_sent && self.environment.is_none() {
+                    self.environment = Some(environment);
+                    self.order();
+                }
+            }
+            ToDynoInit::Acknowledge(sequence) => self.ring.acknowledge(sequence),
+            ToDynoInit::Signal(signal) => self.cgroup.signal(signal),
+            ToDynoInit::Stop { grace_ms } => {
+                self.cgroup.signal(libc::SIGTERM);
+                let at = sys::monotonic_ms() + grace_ms;
+                self.stop_at_ms = Some(self.stop_at_ms.map_or(at, |earlier| earlier.min(at)));
+            }
+            ToDynoInit::Kill => self.kill(),
+            ToDynoInit::Stdin(bytes) => {
+                if let Streams::Attached(attached) = &mut self.streams {
+                    attached.push_input(&bytes);
+                }
+            }
+            ToDynoInit::CloseStdin => {
+                if let Streams::Attached(attached) = &mut self.streams {
+                    attached.close_input();
+                }
+            }
+            ToDynoInit::Resize { rows, columns } => {
+                if let Streams::Attached(attached) = &mut self.streams {
+                    attached.resize(rows, columns);
+                }
+            }
+            ToDynoInit::Release => {
+                self.release = true;
+                self.kill();
+            }
+        }
+    }
+
+    /// Tells a new control all that it may have missed.
+    fn greet(&mut self) {
+        let hello = FromDynoInit::Hello(Hello {
+            version: PROTOCOL_VERSION,
+            digest: self.plan.digest.clone(),
+            dyno_id: self.plan.spec.dyno_id.to_string(),
+            nonce: self.plan.nonce.clone(),
+            pid: std::process::id(),
+        });
+        let state = [
+            (self.started_at_ms.is_some(), FromDynoInit::Started),
+            (self.bound, FromDynoInit::Bound),
+            (self.boot_timeout, FromDynoInit::BootTimeout),
+            (self.stop_timeout, FromDynoInit::StopTimeout),
+        ];
+        let Some(outlet) = &mut self.outlet else { return };
+        outlet.greeted = true;
+        outlet.tell(&hello);
+        for (holds, message) in state {
+            if holds {
+                outlet.tell(&message);
+            }
+        }
+        self.ring.rewind();
+    }
+
+    /// Without a control, the state itself remembers: see [`Supervisor::greet`].
+    fn tell(&mut self, message: &FromDynoInit) {
+        if let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.greeted) {
+            outlet.tell(message);
+        }
+    }
+
+    /// Everything that is ready goes to control; its end comes last.
+    fn pump(&mut self) {
+        let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.greeted) else { return };
+        // The first words of a command can be here before the news that it runs.
+        let may_tell = self.started_at_ms.is_some() || self.end.is_some();
+        if may_tell {
+            outlet.take_lines(&mut self.ring);
+        }
+        let mut all_told = self.ring.is_read();
+        if let Streams::Attached(attached) = &mut self.streams {
+            if may_tell && outlet.has_room() && !attached.waiting_output.is_empty() {
+                outlet.tell(&FromDynoInit::Output(std::mem::take(&mut attached.waiting_output)));
+            }
+            all_told &= attached.waiting_output.is_empty();
+        }
+        if let (true, false, Some(end)) = (all_told, outlet.end_told, &self.end) {
+            outlet.tell(end);
+            outlet.end_told = true;
+        }
+        if !outlet.flush() {
+            self.outlet = None;
+        }
+    }
+
+    fn watch_clock(&mut self) {
+        let now = sys::monotonic_ms();
+        if self.stop_at_ms.is_some_and(|at| now >= at) {
+            self.stop_at_ms = None;
+            if self.init_pid.is_some() {
+                self.stop_timeout = true;
+                self.tell(&FromDynoInit::StopTimeout);
+                self.kill();
+            }
+        }
+        if self.creating.is_some() && now > self.began_at_ms + CREATE_MS {
+            self.kill();
+        }
+        let waits = self.environment.is_none() && !self.environment_sent && self.end.is_none();
+        if waits && now > self.began_at_ms + ENVIRONMENT_MS {
+            self.fail("no environment came from control".into());
+        }
+        self.look_at_port(now);
+    }
+
+    fn look_at_port(&mut self, now: u64) {
+        let (Some(started), Some(network), Some(port), Some(timeout_ms)) =
+            (self.watches_port(), self.plan.network, self.plan.spec.port, self.plan.spec.boot_timeout_ms)
+        else {
+            return;
+        };
+        match bound::look(network.address, port) {
+            Listening::Reachable => {
+                self.bound = true;
+                self.tell(&FromDynoInit::Bound);
+                return;
+            }
+            Listening::LoopbackOnly if !self.loopback_told => {
+                self.loopback_told = true;
+                self.tell(&FromDynoInit::BoundLoopbackOnly);
+            }
+            _ => {}
+        }
+        if !self.boot_timeout && now >= started + timeout_ms {
+            self.boot_timeout = true;
+            self.tell(&FromDynoInit::BootTimeout);
+        }
+    }
+}
+
+// === impl Supervisor: the dyno's life ===
+
+impl Supervisor {
+    /// Makes the file system and spawns the role that makes the container.
+    fn create(&mut self, inner: InnerEnds) -> Result<(), Failure> {
+        let root = mounts::make(&self.plan)?;
+        let (ours, theirs) = sys::socket_pair().context(|| "socket pair".into())?;
+        let (result, report) = sys::pipe().context(|| "pipe".into())?;
+        let strings = |texts: &[&[u8]]| -> Vec<CString> {
+            texts.iter().filter_map(|text| CString::new(*text).ok()).collect()
+        };
+        let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let (run_folder, root) = (path(&self.plan.run_folder), path(&root));
+        let arguments = strings(&[b"dyno-init", b"create", &run_folder, &root]);
+        let null = File::options().read(true).open("/dev/null").context(|| "open /dev/null".into())?;
+        let mut descriptors: [(RawFd, RawFd); 7] = [
+            (null.as_raw_fd(), 0),
+            (report.as_raw_fd(), 1),
+            (report.as_raw_fd(), 2),
+            (theirs.as_raw_fd(), create::descriptor::CHANNEL),
+            (inner.stdin.as_raw_fd(), create::descriptor::STDIN),
+            (inner.stdout.as_raw_fd(), create::descriptor::STDOUT),
+            (inner.stderr.as_raw_fd(), create::descriptor::STDERR),
+        ];
+        let Some(pid) = sys::fork().context(|| "fork".into())? else {
+            sys::reset_signals();
+            if sys::spawn_setup(&mut descriptors).is_ok() {
+                sys::execute(c"/proc/self/exe", &arguments, &[]);
+            }
+            // SAFETY: ends the child without running what the parent registered.
+            unsafe { libc::_exit(i32::from(super::CANNOT_RUN)) }
+        };
+        sys::set_nonblocking(result.as_fd()).context(|| "pipe".into())?;
+        sys::set_nonblocking(ours.as_fd()).context(|| "socket".into())?;
+        self.channel = Some(ours);
+        self.creating = Some(Creating { pid, result: result.into(), strays: Vec::new() });
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        let mut buffer = [0; 1024];
+        while sys::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
+        while let Some((pid, code)) = sys::reap() {
+            if self.creating.as_ref().is_some_and(|creating| creating.pid == pid) {
+                self.created(code);
+            } else if self.init_pid == Some(pid) {
+                self.ended(code);
+            } else if let Some(creating) = &mut self.creating {
+                creating.strays.push((pid, code));
+            }
+        }
+    }
+
+    /// `create` has ended: its output is the pid of the dyno's first process, or what went wrong.
+    fn created(&mut self, code: i32) {
+        let Some(mut creating) = self.creating.take() else { return };
+        let mut output = Vec::new();
+        // The pipe may still be open in a process that failed half-way: what is there is enough.
+        let _ = creating.result.read_to_end(&mut output);
+        let output = String::from_utf8_lossy(&output);
+        let pid = output.lines().last().and_then(|line| line.trim().parse::<i32>().ok());
+        match (code, pid) {
+            (0, Some(pid)) => {
+                self.init_pid = Some(pid);
+                if let Some((_, code)) = creating.strays.iter().find(|(stray, _)| *stray == pid) {
+                    self.ended(*code);
+                } else if self.release {
+                    self.kill();
+                } else {
+                    self.order();
+                }
+            }
+            _ => {
+                let _ = self.cgroup.kill();
+                let reason = output.trim();
+                self.fail(if reason.is_empty() {
+                    format!("create ended with {code}")
+                } else {
+                    reason.into()
+                });
+            }
+        }
+    }
+
+    /// Hands the environment in, once both it and the dyno's first process are there.
+    fn order(&mut self) {
+        if self.init_pid.is_none() {
+            return;
+        }
+        let (Some(environment), Some(channel)) = (self.environment.take(), &self.channel) else { return };
+        self.environment_sent = true;
+        let order = inside::Order {
+            environment,
+            command: self.plan.spec.command.clone(),
+            terminal: self.plan.spec.attach.and_then(|attach| attach.terminal),
+        };
+        let Ok(bytes) = serde_json::to_vec(&order) else { return };
+        // Our own program at the other end reads it at once; if that has died, its exit says so.
+        let sent = channel.try_clone().and_then(|channel| {
+            // SAFETY: a plain flag call on an open descriptor.
+            sys::check(unsafe { libc::fcntl(channel.as_raw_fd(), libc::F_SETFL, 0) })?;
+            let mut channel = File::from(channel);
+            channel.write_all(&(bytes.len() as u32).to_le_bytes())?;
+            channel.write_all(&bytes)
+        });
+        let _ = sys::set_nonblocking(channel.as_fd());
+        let mut bytes = bytes;
+        bytes.fill(0);
+        if sent.is_err() {
+            self.kill();
+        }
+    }
+
+    /// The dyno's first process sends the terminal's master; the end of the channel means that the command runs.
+    fn hear_channel(&mut self) {
+        let Some(channel) = &self.channel else { return };
+        let mut buffer = [0; 16];
+        match sys::receive_with_descriptor(channel.as_fd(), &mut buffer) {
+            Ok((0, _)) => {
+                self.channel = None;
+                if self.environment_sent && self.end.is_none() {
+                    self.started_at_ms = Some(sys::monotonic_ms());
+                    self.tell(&FromDynoInit::Started);
+                }
+            }
+            Ok((_, Some(master))) => {
+                if let Streams::Attached(attached) = &mut self.streams
+                    && attached.set_terminal(master).is_err()
+                {
+                    self.kill();
+                }
+            }
+            Ok((_, None)) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => self.channel = None,
+        }
+    }
+
+    /// All of the dyno: the end of its first process is the end of its pid namespace.
+    fn kill(&mut self) {
+        if let Some(pid) = self.init_pid {
+            sys::kill(pid, libc::SIGKILL);
+        } else if let Some(creating) = &self.creating {
+            sys::kill(creating.pid, libc::SIGKILL);
+        }
+    }
+
+    fn ended(&mut self, status: i32) {
+        self.hear_channel();
+        self.init_pid = None;
+        self.channel = None;
+        self.stop_at_ms = None;
+        self.streams.work(&mut self.ring, true);
+        const KILLED: i32 = 128 + libc::SIGKILL;
+        let oom_killed = status == KILLED && self.cgroup.oom_kills() > 0;
+        let record = ExitRecord { status, at_us: sys::now_us(), oom_killed };
+        if let Err(error) = write_record(&self.plan.state_folder, &record) {
+            // Control still gets it from us; only our own death before that would lose it.
+            let _ = writeln!(std::io::stderr(), "write the exit record: {error}");
+        }
+        let ExitRecord { status, at_us, oom_killed } = record;
+        self.end = Some(FromDynoInit::Exited { status, at_us, oom_killed });
+    }
+
+    fn fail(&mut self, message: String) {
+        self.kill();
+        if self.end.is_none() {
+            self.end = Some(FromDynoInit::StartFailed { message });
+        }
+    }
+}
+
+/// Whole or not at all, and safe from a power cut.
+fn write_record(folder: &Path, record: &ExitRecord) -> std::io::Result<()> {
+    let temporary = folder.join("exit.json.new");
+    let mut file = File::create(&temporary)?;
+    serde_json::to_writer(&mut file, record)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(file::EXIT))?;
+    File::open(folder)?.sync_all()
+}
