@@ -6,6 +6,17 @@
 //! [`PLACED`] ([`place`]), and the Python buildpack renames it to where it belongs if it still fits. What a build did
 //! not use goes back ([`take_back`]).
 //!
+//! ```no_run
+//! # use ferroku_buildpacks::spare;
+//! # use std::path::Path;
+//! # fn push(spares: &Path, build_dir: &Path, slug_dir: &Path) -> std::io::Result<()> {
+//! spare::place(spares, build_dir)?; // before the build dyno starts
+//! spare::take_back(spares, build_dir)?; // once it is dead, before the tree is sealed
+//! spare::keep(slug_dir, spares)?; // some seconds after the release, on a thread of its own
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Only the node calls these functions, outside of any dyno. Invariants: the trees were written by apps, so no link
 //! in them is followed; a spare tree shares no inode with a slug, because a build may write into it and a slug never
 //! changes; `spare_dir` (one an app, on the file system of the build folders) is not visible inside any dyno.
@@ -83,6 +94,9 @@ pub fn keep(slug_dir: &Path, spare_dir: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     fs::create_dir_all(spare_dir)?;
+    // Two releases close to each other: one copies after the other. Closing the folder unlocks it.
+    let lock = File::open(spare_dir)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     let (fresh, tree) = (spare_dir.join("fresh"), spare_dir.join("tree"));
     remove(&fresh)?;
     fs::create_dir(&fresh)?;
@@ -194,8 +208,11 @@ mod tests {
         assert!(!place(&spare, &build).expect("nothing there"));
 
         fs::write(python.join(MARKER), "{}").expect("write");
-        assert!(keep(&slug, &spare).expect("keep"));
-        assert!(keep(&slug, &spare).expect("keep again"));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(keep(&slug, &spare).expect("keep, one after the other")));
+            }
+        });
         assert!(place(&spare, &build).expect("place"));
         let placed = build.join(PLACED);
         let (original, copy) = (python.join("lib/x/a.py"), placed.join("lib/x/a.py"));
