@@ -6,9 +6,7 @@
 //! because clients throw their first read away; from then on bytes go both ways as
 //! they are, until the program has ended and all its output is sent.
 //!
-//! Without a terminal, the client says the end of its piped input by the byte
-//! EOT (0x04) behind the last of it. EOT inside binary input is told from that by
-//! what follows: nothing follows the real one.
+//! What the bytes mean (EOT at the end of piped input, keys at a terminal) is for whoever attaches the dyno.
 //!
 //! Invariants: a secret opens one connection, once, within [`SECRET_VALID`]; it
 //! lives in memory only, since the client of a restarted control has to run again anyway.
@@ -39,9 +37,6 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(3_600);
 /// Time between the greeting and the first output, so that they come in two reads on a plain connection too.
 const GREETING_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long nothing must follow an EOT for it to be the end of the input.
-const END_OF_INPUT_PAUSE: Duration = Duration::from_millis(200);
-
 /// A client that takes no byte of output for so long is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(600);
 
@@ -51,17 +46,13 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Size of one read of input, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
-const END_OF_TRANSMISSION: u8 = 0x04;
-
 /// The two ends of an attached dyno's terminal or pipes.
 #[derive(Debug)]
 pub struct AttachedStreams {
-    /// To the program; dropping it closes the program's standard input (hangs up its terminal).
+    /// What the client sends. Dropping it says that the client has gone.
     pub input: mpsc::Sender<Bytes>,
-    /// From the program; ends when the program has ended and all is delivered.
+    /// What the dyno writes. Ends when the program has ended and all is delivered.
     pub output: mpsc::Receiver<Bytes>,
-    /// Whether it is a terminal: then EOT is a key like any other.
-    pub terminal: bool,
 }
 
 #[derive(Debug)]
@@ -128,18 +119,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = tokio::io::split(client);
-    let AttachedStreams { input, mut output, terminal } = streams;
+    let AttachedStreams { input, mut output } = streams;
     let last_byte = Mutex::new(Instant::now());
     let touch = || *last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
 
-    let to_program = async {
-        let gone = pass_input(&mut reader, input, terminal, &touch).await;
-        if gone {
-            return;
-        }
-        // The input has ended, the session has not: the output is still to come.
-        watch_for_client_gone(&mut reader).await;
-    };
+    let to_program = pass_input(&mut reader, input, &touch);
     let to_client = async {
         while let Some(bytes) = output.recv().await {
             touch();
@@ -166,56 +150,34 @@ where
         () = idle => return Ok(()),
     }
     // Closing a socket with unread input resets it, and the reset may overtake the last output.
-    let _ = timeout(LINGER, watch_for_client_gone(&mut reader)).await;
+    let _ = timeout(LINGER, discard_input(&mut reader)).await;
     Ok(())
 }
 
-/// Passes input until it ends. True when the client is gone rather than at the end of its input.
-async fn pass_input(
-    reader: &mut (impl AsyncRead + Unpin),
-    input: mpsc::Sender<Bytes>,
-    terminal: bool,
-    touch: &impl Fn(),
-) -> bool {
+/// Passes input on until the client is gone.
+async fn pass_input(reader: &mut (impl AsyncRead + Unpin), input: mpsc::Sender<Bytes>, touch: &impl Fn()) {
     let mut buffer = vec![0; READ_BYTES];
-    let mut held_back = false;
     let mut begins = true;
     loop {
-        let read = reader.read(&mut buffer);
-        let length = if held_back {
-            match timeout(END_OF_INPUT_PAUSE, read).await {
-                Ok(result) => result.unwrap_or(0),
-                Err(_) => return false,
-            }
-        } else {
-            read.await.unwrap_or(0)
-        };
+        let length = reader.read(&mut buffer).await.unwrap_or(0);
         if length == 0 {
-            return true;
+            return;
         }
         touch();
-        let mut read = &buffer[..length];
+        let mut bytes = &buffer[..length];
         if std::mem::take(&mut begins) {
             // The line end behind the secret, where the client sends one.
-            read = read.strip_prefix(b"\r\n").or(read.strip_prefix(b"\n")).unwrap_or(read);
-        }
-        let mut bytes = Vec::with_capacity(length + 1);
-        if std::mem::take(&mut held_back) {
-            bytes.push(END_OF_TRANSMISSION);
-        }
-        bytes.extend_from_slice(read);
-        if !terminal && bytes.last() == Some(&END_OF_TRANSMISSION) {
-            bytes.pop();
-            held_back = true;
+            bytes = bytes.strip_prefix(b"\r\n").or(bytes.strip_prefix(b"\n")).unwrap_or(bytes);
         }
         // A program that no longer reads is about to end; its output says when.
-        if !bytes.is_empty() && input.send(bytes.into()).await.is_err() {
-            return false;
+        if !bytes.is_empty() && input.send(Bytes::copy_from_slice(bytes)).await.is_err() {
+            return discard_input(reader).await;
         }
     }
 }
 
-async fn watch_for_client_gone(reader: &mut (impl AsyncRead + Unpin)) {
+/// Reads and forgets until the client is gone.
+async fn discard_input(reader: &mut (impl AsyncRead + Unpin)) {
     let mut buffer = [0; 1024];
     while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
 }

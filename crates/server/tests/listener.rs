@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +39,6 @@ struct Api {
     data: tempfile::TempDir,
     address: SocketAddr,
     rendezvous: Rendezvous,
-    terminal: Arc<Mutex<bool>>,
     programs: mpsc::UnboundedReceiver<(DynoId, Program)>,
     stop: CancellationToken,
     served: JoinHandle<()>,
@@ -75,8 +74,6 @@ async fn start_with(limits: Limits) -> Api {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (sender, programs) = mpsc::unbounded_channel();
-    let terminal = Arc::new(Mutex::new(false));
-    let attach_terminal = terminal.clone();
     let rendezvous = Rendezvous::new();
     let endpoint = Endpoint {
         app: app(),
@@ -86,17 +83,16 @@ async fn start_with(limits: Limits) -> Api {
             let (input, program_input) = mpsc::channel(16);
             let (program_output, output) = mpsc::channel(16);
             let sent = sender.send((dyno_id, Program { input: program_input, output: program_output }));
-            let terminal = *attach_terminal.lock().expect("unpoisoned");
             Box::pin(async move {
                 sent.map_err(|_| anyhow::anyhow!("no test listens"))?;
-                Ok(AttachedStreams { input, output, terminal })
+                Ok(AttachedStreams { input, output })
             })
         }),
         limits,
     };
     let stop = CancellationToken::new();
     let served = tokio::spawn(serve(listener, endpoint, stop.clone()));
-    Api { data, address, rendezvous, terminal, programs, stop, served }
+    Api { data, address, rendezvous, programs, stop, served }
 }
 
 async fn start() -> Api {
@@ -289,34 +285,17 @@ async fn session(api: &mut Api, pieces: &[&[u8]]) -> (Box<dyn Bidirectional>, Pr
     (client, program)
 }
 
-async fn all_input(program: &mut Program) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Some(part) = timeout(SOON, program.input.recv()).await.expect("closed in time") {
-        bytes.extend_from_slice(&part);
-    }
-    bytes
-}
-
 #[tokio::test]
-async fn end_of_transmission_closes_piped_input_and_is_a_key_at_a_terminal() {
+async fn every_byte_passes_as_it_is_and_a_client_that_goes_ends_the_session() {
     let mut api = start().await;
-    let (mut client, mut program) = session(&mut api, &[b"a\nb\n", b"\x04"]).await;
-    assert_eq!(all_input(&mut program).await, b"a\nb\n");
-    program.output.send("counted 2".into()).await.expect("room");
-    drop(program);
-    assert_eq!(read_some(&mut client).await, "counted 2", "output after the end of input");
-    assert!(is_closed(&mut client).await);
-
-    let (_client, mut program) = session(&mut api, &[b"bin\x04", b"ary\x04\x04", b"\x04"]).await;
-    let input = all_input(&mut program).await;
-    assert_eq!(input, b"bin\x04ary\x04\x04", "inside binary input it is a byte like any other");
-
-    *api.terminal.lock().expect("unpoisoned") = true;
-    let (client, mut program) = session(&mut api, &[b"\x04"]).await;
-    assert_eq!(timeout(SOON, program.input.recv()).await.expect("in time"), Some("\x04".into()));
+    let (client, mut program) = session(&mut api, &[b"bin\x04\0", b"\xff\x04ary\r\n", b"\x04"]).await;
     drop(client);
-    assert_eq!(all_input(&mut program).await, b"", "a client that goes away ends the input");
-    timeout(SOON, program.output.closed()).await.expect("and the session");
+    let mut input = Vec::new();
+    while let Some(part) = timeout(SOON, program.input.recv()).await.expect("ended in time") {
+        input.extend_from_slice(&part);
+    }
+    assert_eq!(input, b"bin\x04\0\xff\x04ary\r\n\x04");
+    timeout(SOON, program.output.closed()).await.expect("the program is told");
 }
 
 #[tokio::test]
