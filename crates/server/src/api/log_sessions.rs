@@ -19,15 +19,22 @@
 //! Source: devcenter "Platform API Reference, Log Session"; the WHATWG's "Server-sent events"; reference of
 //! the CLI's log streaming.
 
+use super::body::Body;
+use super::links::Links;
+use crate::auth::ViewApp;
 use crate::error::ApiError;
-use crate::node::Node;
-use axum::body::Body;
+use crate::listener::ClientConnection;
+use crate::node::{Node, now_ms};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json};
 use bytes::Bytes;
-use ferroku_api::log_session::Create;
+use ferroku_api::Timestamp;
+use ferroku_api::log_session::{Create, LogSession};
 use ferroku_core::{AppId, Millis};
 use ferroku_logplex::{Filter, HISTORY_LINES, Logplex, LogplexError, Tail, TailEvent, TailFrom};
-use ferroku_store::MasterKey;
+use ferroku_store::{MasterKey, apps};
 use futures::{FutureExt, Stream, stream};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -36,6 +43,7 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Lines that a session begins with when it does not say; what the CLI asks for.
 const DEFAULT_LINES: i64 = 100;
@@ -65,7 +73,41 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The endpoints of this noun.
 pub fn routes() -> axum::Router<Arc<Node>> {
-    axum::Router::new()
+    axum::Router::new().route("/apps/{app}/log-sessions", post(create)).route("/logs/{token}", get(read))
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    links: Links,
+    client: Option<Extension<ClientConnection>>,
+    Body(request): Body<Create>,
+) -> Result<(StatusCode, Json<LogSession>), ApiError> {
+    let session = Session::from_request(app.id, request, now_ms())?;
+    let scheme = client.map_or("http", |Extension(client)| client.scheme());
+    let token = session.seal(node.store.key());
+    let answer = LogSession {
+        id: Uuid::new_v4(),
+        created_at: Timestamp(session.created_at),
+        updated_at: Timestamp(session.created_at),
+        logplex_url: format!("{scheme}://{}/logs/{token}", links.authority()),
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// No extractor asks who it is: the token is the right to read.
+async fn read(
+    State(node): State<Arc<Node>>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let comes_back = last_event_id(&headers).is_some();
+    let session = Session::unseal(node.store.key(), &token, comes_back, now_ms())?;
+    let app = apps::by_id(&node.store, session.app_id).await?;
+    if app.is_none() {
+        return Err(ApiError::not_found("app"));
+    }
+    open(&node.logplex, &session, &headers).await
 }
 
 /// What a token holds. The names are short because it becomes a URL.
@@ -151,7 +193,7 @@ pub async fn open(logplex: &Logplex, session: &Session, headers: &HeaderMap) -> 
     if session.tail {
         let from = after.map_or(TailFrom::Last(session.lines), TailFrom::After);
         let tail = logplex.tail(session.app_id, session.filter(), from).await.map_err(api_error)?;
-        return Ok(form.response(Body::from_stream(live(tail, form, KEEP_ALIVE))));
+        return Ok(form.response(axum::body::Body::from_stream(live(tail, form, KEEP_ALIVE))));
     }
     let events = match after {
         // A client that does not know when to stop is told so: 204 ends an event source.
@@ -168,7 +210,7 @@ pub async fn open(logplex: &Logplex, session: &Session, headers: &HeaderMap) -> 
             lines.map_err(api_error)?.into_iter().map(TailEvent::Line).collect()
         }
     };
-    Ok(form.response(Body::from_stream(stored(events, form))))
+    Ok(form.response(axum::body::Body::from_stream(stored(events, form))))
 }
 
 fn api_error(error: LogplexError) -> ApiError {
@@ -194,7 +236,7 @@ impl Form {
         if events { Self::Events } else { Self::Text }
     }
 
-    fn response(self, body: Body) -> Response {
+    fn response(self, body: axum::body::Body) -> Response {
         let kind = match self {
             Self::Text => "text/plain; charset=utf-8",
             Self::Events => "text/event-stream",
@@ -270,7 +312,6 @@ mod tests {
     use super::*;
     use ferroku_logplex::LogLine;
     use futures::StreamExt;
-    use uuid::Uuid;
 
     const AT_US: i64 = 1_767_268_800_000_000;
     const APP: AppId = AppId(Uuid::from_u128(1));
