@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod git;
 pub mod listener;
+pub mod log_stream;
 pub mod login;
 pub mod node;
 pub mod rate_limit;

@@ -5,44 +5,27 @@
 //! It holds the whole session, sealed with the master key; nothing is kept on the node, so that a session
 //! outlives a restart of it.
 //!
-//! The stream is plain text, a line each, or server-sent events when asked for with
-//! `Accept: text/event-stream`:
-//!
-//! ```text
-//! id: 1099511627777
-//! data: 2026-01-01T12:00:00.123456+00:00 app[web.1]: text
-//! ```
-//!
-//! A client that comes back with `Last-Event-ID` gets what is behind that line. A carriage return inside a
-//! line would end an event's line: each part is then a `data:` line of the same event.
-//!
-//! Source: devcenter "Platform API Reference, Log Session"; the WHATWG's "Server-sent events"; reference of
-//! the CLI's log streaming.
+//! Source: devcenter "Platform API Reference, Log Session"; reference of the CLI's log streaming.
 
 use super::body::Body;
 use super::links::Links;
 use crate::auth::ViewApp;
 use crate::error::ApiError;
 use crate::listener::ClientConnection;
+use crate::log_stream::{self, Wanted};
 use crate::node::{Node, now_ms};
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json};
-use bytes::Bytes;
 use ferroku_api::Timestamp;
 use ferroku_api::log_session::{Create, LogSession};
 use ferroku_core::{AppId, Millis};
-use ferroku_logplex::{Filter, HISTORY_LINES, Logplex, LogplexError, Tail, TailEvent, TailFrom};
+use ferroku_logplex::{Filter, HISTORY_LINES};
 use ferroku_store::{MasterKey, apps};
-use futures::{FutureExt, Stream, stream};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Lines that a session begins with when it does not say; what the CLI asks for.
@@ -57,19 +40,8 @@ pub const REOPEN_FOR_MS: Millis = 24 * 3_600 * 1_000;
 /// Longest `source` or `dyno` in bytes: it goes into the URL.
 const MAX_NAME_BYTES: usize = 100;
 
-/// A comment is sent so often, so that proxies do not take a quiet stream for a dead one.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// How soon a client should come back, in milliseconds: about as long as control takes to restart.
-const RETRY_MS: u32 = 1_000;
-
-/// Text that is put together into one write, in bytes.
-const CHUNK_BYTES: usize = 64 * 1024;
-
 /// Names what a token is, so that nothing else that is sealed passes for one.
 const TOKEN_PURPOSE: &str = "log_session/token/1";
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The endpoints of this noun.
 pub fn routes() -> axum::Router<Arc<Node>> {
@@ -101,13 +73,13 @@ async fn read(
     Path(token): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let comes_back = last_event_id(&headers).is_some();
+    let comes_back = log_stream::last_event_id(&headers).is_some();
     let session = Session::unseal(node.store.key(), &token, comes_back, now_ms())?;
     let app = apps::by_id(&node.store, session.app_id).await?;
     if app.is_none() {
         return Err(ApiError::not_found("app"));
     }
-    open(&node.logplex, &session, &headers).await
+    log_stream::open(&node.logplex, session.wanted(), &headers).await
 }
 
 /// What a token holds. The names are short because it becomes a URL.
@@ -173,175 +145,28 @@ impl Session {
         Ok(session)
     }
 
-    fn filter(&self) -> Filter {
-        Filter { source: self.source.clone(), process: self.process.clone() }
+    fn wanted(self) -> Wanted {
+        let filter = Filter { source: self.source, process: self.process };
+        Wanted { app_id: self.app_id, filter, lines: self.lines, tail: self.tail }
     }
-}
-
-/// The cursor that a reader that was cut off sends along.
-pub fn last_event_id(headers: &HeaderMap) -> Option<u64> {
-    headers.get(LAST_EVENT_ID)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// The answer to `GET /logs/<token>`.
-///
-/// # Errors
-/// The logs cannot be read, or there are too many readers.
-pub async fn open(logplex: &Logplex, session: &Session, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let form = Form::asked_for(headers);
-    let after = last_event_id(headers);
-    if session.tail {
-        let from = after.map_or(TailFrom::Last(session.lines), TailFrom::After);
-        let tail = logplex.tail(session.app_id, session.filter(), from).await.map_err(api_error)?;
-        return Ok(form.response(axum::body::Body::from_stream(live(tail, form, KEEP_ALIVE))));
-    }
-    let events = match after {
-        // A client that does not know when to stop is told so: 204 ends an event source.
-        Some(after) => {
-            let events = logplex.history_after(session.app_id, after, session.filter()).await;
-            let events = events.map_err(api_error)?;
-            if events.is_empty() {
-                return Ok(StatusCode::NO_CONTENT.into_response());
-            }
-            events
-        }
-        None => {
-            let lines = logplex.history(session.app_id, session.lines, session.filter()).await;
-            lines.map_err(api_error)?.into_iter().map(TailEvent::Line).collect()
-        }
-    };
-    Ok(form.response(axum::body::Body::from_stream(stored(events, form))))
-}
-
-fn api_error(error: LogplexError) -> ApiError {
-    match error {
-        LogplexError::Removed { .. } => ApiError::not_found("app"),
-        LogplexError::TooManyTails { .. } => ApiError::unavailable(format!("The node is busy: {error}.")),
-        error => ApiError::internal(error),
-    }
-}
-
-/// How lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Text,
-    Events,
-}
-
-impl Form {
-    fn asked_for(headers: &HeaderMap) -> Self {
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut kinds = accepted.flat_map(|value| value.split(','));
-        let events = kinds.any(|kind| kind.trim().to_ascii_lowercase().starts_with("text/event-stream"));
-        if events { Self::Events } else { Self::Text }
-    }
-
-    fn response(self, body: axum::body::Body) -> Response {
-        let kind = match self {
-            Self::Text => "text/plain; charset=utf-8",
-            Self::Events => "text/event-stream",
-        };
-        let headers = [
-            (CONTENT_TYPE, HeaderValue::from_static(kind)),
-            (CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-            // Reverse proxies of the nginx kind would otherwise hold lines back.
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        (headers, body).into_response()
-    }
-
-    fn write(self, out: &mut String, event: &TailEvent) {
-        let text = match event {
-            TailEvent::Line(line) => line.to_string(),
-            TailEvent::Dropped(dropped) => dropped.to_string(),
-        };
-        if self == Self::Text {
-            out.push_str(&text);
-            out.push('\n');
-            return;
-        }
-        if let TailEvent::Line(line) = event {
-            let _ = writeln!(out, "id: {}", line.cursor);
-        }
-        for part in text.split('\r') {
-            let _ = writeln!(out, "data: {part}");
-        }
-        out.push('\n');
-    }
-}
-
-/// Lines that are all there, in chunks.
-fn stored(events: Vec<TailEvent>, form: Form) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let mut events = events.into_iter();
-    stream::iter(std::iter::from_fn(move || {
-        let mut chunk = String::new();
-        while chunk.len() < CHUNK_BYTES
-            && let Some(event) = events.next()
-        {
-            form.write(&mut chunk, &event);
-        }
-        (!chunk.is_empty()).then(|| Ok(Bytes::from(chunk)))
-    }))
-}
-
-/// Lines as they come; what comes together goes out together.
-fn live(tail: Tail, form: Form, keep_alive: Duration) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let first = (form == Form::Events).then(|| format!("retry: {RETRY_MS}\n\n"));
-    stream::unfold((tail, first), move |(mut tail, first)| async move {
-        if let Some(first) = first {
-            return Some((Ok(Bytes::from(first)), (tail, None)));
-        }
-        let mut chunk = String::new();
-        let mut next = match form {
-            Form::Text => tail.next().await,
-            Form::Events => match tokio::time::timeout(keep_alive, tail.next()).await {
-                Ok(next) => next,
-                Err(_) => return Some((Ok(Bytes::from_static(b": keep-alive\n\n")), (tail, None))),
-            },
-        };
-        while let Some(event) = next {
-            form.write(&mut chunk, &event);
-            next = if chunk.len() < CHUNK_BYTES { tail.next().now_or_never().flatten() } else { None };
-        }
-        (!chunk.is_empty()).then(|| (Ok(Bytes::from(chunk)), (tail, None)))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::Owner;
+    use axum::body::to_bytes;
     use ferroku_logplex::LogLine;
-    use futures::StreamExt;
+    use http::Request;
+    use tower::ServiceExt;
 
-    const AT_US: i64 = 1_767_268_800_000_000;
     const APP: AppId = AppId(Uuid::from_u128(1));
-
-    fn session(tail: bool) -> Session {
-        let request = Create { lines: Some(2), tail: Some(tail), ..Create::default() };
-        Session::from_request(APP, request, 0).expect("valid")
-    }
-
-    fn logplex(folder: &tempfile::TempDir, lines: &[&str]) -> Logplex {
-        let logplex = Logplex::open(folder.path().join("logs")).expect("opens");
-        for line in lines {
-            logplex.append(APP, LogLine::new(AT_US, "app", "web.1", *line));
-        }
-        logplex
-    }
-
-    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
-    }
-
-    async fn text(response: Response) -> String {
-        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
-        String::from_utf8(bytes.to_vec()).expect("text")
-    }
 
     #[test]
     fn a_token_opens_its_session_for_a_while_and_no_altered_one_does() {
         let (key, other) = (MasterKey::new("k", [7; 32]), MasterKey::new("k", [8; 32]));
-        let session = session(true);
+        let request = Create { lines: Some(2), tail: Some(true), ..Create::default() };
+        let session = Session::from_request(APP, request, 0).expect("valid");
         let token = session.seal(&key);
         let status = |token: &str, key: &MasterKey, comes_back, now| {
             Session::unseal(key, token, comes_back, now)
@@ -381,68 +206,78 @@ mod tests {
         assert!(parse(&format!(r#"{{"source":"{}"}}"#, "x".repeat(101))).is_err());
     }
 
-    #[tokio::test]
-    async fn stored_lines_come_as_text_or_as_events_and_the_stream_ends() {
-        let folder = tempfile::tempdir().expect("folder");
-        let logplex = logplex(&folder, &["one", "two", "10%\r20%"]);
-        let response = open(&logplex, &session(false), &HeaderMap::new()).await.expect("opens");
-        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
-        let stamp = "2026-01-01T12:00:00.000000+00:00 app[web.1]:";
-        assert_eq!(text(response).await, format!("{stamp} two\n{stamp} 10%\r20%\n"));
-        let response =
-            open(&logplex, &session(false), &headers(&[(ACCEPT, "text/event-stream")])).await.expect("opens");
-        assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
-        let events = text(response).await;
-        let id: u64 = events["id: ".len()..].split('\n').next().expect("a line").parse().expect("a number");
-        let expected =
-            format!("id: {id}\ndata: {stamp} two\n\nid: {}\ndata: {stamp} 10%\ndata: 20%\n\n", id + 1);
-        assert_eq!(events, expected);
+    struct Client {
+        node: Arc<Node>,
+        api_key: String,
+    }
 
-        let again = headers(&[(ACCEPT, "text/event-stream"), (LAST_EVENT_ID, &id.to_string())]);
-        let response = open(&logplex, &session(false), &again).await.expect("opens");
-        assert_eq!(text(response).await, format!("id: {}\ndata: {stamp} 10%\ndata: 20%\n\n", id + 1));
-        let done = headers(&[(ACCEPT, "text/event-stream"), (LAST_EVENT_ID, &(id + 1).to_string())]);
-        let response = open(&logplex, &session(false), &done).await.expect("opens");
-        assert_eq!(response.status(), StatusCode::NO_CONTENT, "nothing more to come: do not come back");
+    impl Client {
+        async fn request(
+            &self,
+            method: &str,
+            path: &str,
+            key: Option<&str>,
+            body: &str,
+            tls: bool,
+        ) -> (StatusCode, String) {
+            let mut request = Request::builder().method(method).uri(path).header("host", "localhost:7777");
+            if let Some(key) = key {
+                request = request.header("authorization", format!("Bearer {key}"));
+            }
+            let remote = ([127, 0, 0, 1], 9).into();
+            let request = request
+                .extension(ClientConnection { remote, tls })
+                .body(axum::body::Body::from(body.to_owned()));
+            let answer = crate::api::app(self.node.clone())
+                .oneshot(request.expect("a request"))
+                .await
+                .expect("infallible");
+            let status = answer.status();
+            let bytes = to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+            (status, String::from_utf8(bytes.to_vec()).expect("text"))
+        }
+
+        async fn session(&self, app: &str, body: &str, tls: bool) -> (StatusCode, String) {
+            self.request("POST", &format!("/apps/{app}/log-sessions"), Some(&self.api_key), body, tls).await
+        }
     }
 
     #[tokio::test]
-    async fn a_tail_stays_open_and_goes_on_behind_the_last_event() {
+    async fn a_session_is_asked_for_with_a_key_and_read_by_its_url_alone() {
         let folder = tempfile::tempdir().expect("folder");
-        let logplex = logplex(&folder, &["one", "two", "three"]);
-        let wanted = headers(&[(ACCEPT, "text/event-stream")]);
-        let response = open(&logplex, &session(true), &wanted).await.expect("opens");
-        let mut body = response.into_body().into_data_stream();
-        let next = async |body: &mut axum::body::BodyDataStream| {
-            let chunk = tokio::time::timeout(Duration::from_secs(5), body.next()).await.expect("in time");
-            chunk.map(|chunk| String::from_utf8(chunk.expect("a chunk").to_vec()).expect("text"))
-        };
-        assert_eq!(next(&mut body).await.expect("a chunk"), "retry: 1000\n\n");
-        let first = next(&mut body).await.expect("a chunk");
-        assert!(first.ends_with("]: three\n\n") && first.contains("]: two\n\n") && !first.contains("one"));
-        logplex.append(APP, LogLine::new(AT_US, "app", "web.1", "four"));
-        assert!(next(&mut body).await.expect("a chunk").ends_with("]: four\n\n"));
-        let id = first["id: ".len()..].split('\n').next().expect("the id of line two");
-        let again = headers(&[(ACCEPT, "text/event-stream"), (LAST_EVENT_ID, id)]);
-        let response = open(&logplex, &session(true), &again).await.expect("opens");
-        let mut resumed = response.into_body().into_data_stream();
-        next(&mut resumed).await;
-        let rest = next(&mut resumed).await.expect("a chunk");
-        assert!(
-            rest.contains("]: three\n\n") && rest.ends_with("]: four\n\n") && !rest.contains("two"),
-            "{rest}"
-        );
-        logplex.close_tails();
-        assert_eq!(next(&mut body).await, None, "ends when the node stops");
-    }
+        let node = Node::for_tests(folder.path()).await;
+        let owner: Owner =
+            serde_json::from_slice(&std::fs::read(folder.path().join("owner.json")).expect("there"))
+                .expect("the owner");
+        let client = Client { node: node.clone(), api_key: owner.api_key };
+        let (status, body) =
+            client.request("POST", "/apps", Some(&client.api_key), r#"{"name":"example"}"#, false).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+        let app = apps::find(&node.store, "example").await.expect("read").expect("there");
+        node.logplex.append(app.id, LogLine::new(1_767_268_800_000_000, "app", "worker.1", "not wanted"));
+        node.logplex.append(app.id, LogLine::new(1_767_268_800_000_000, "app", "web.1", "text"));
 
-    #[tokio::test]
-    async fn a_quiet_tail_sends_comments() {
-        let folder = tempfile::tempdir().expect("folder");
-        let logplex = Logplex::open(folder.path().join("logs")).expect("opens");
-        let tail = logplex.tail(APP, Filter::default(), TailFrom::Last(0)).await.expect("tail");
-        let mut lines = Box::pin(live(tail, Form::Events, Duration::from_millis(1)));
-        lines.next().await;
-        assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b": keep-alive\n\n"))));
+        for (tls, scheme) in [(false, "http"), (true, "https")] {
+            let (status, body) =
+                client.session("example", r#"{"dyno":"web","lines":10,"tail":false}"#, tls).await;
+            assert_eq!(status, StatusCode::CREATED, "{body}");
+            let session: LogSession = serde_json::from_str(&body).expect("a log session");
+            let path = session.logplex_url.strip_prefix(&format!("{scheme}://localhost:7777"));
+            let path = path.unwrap_or_else(|| panic!("{} does not follow the request", session.logplex_url));
+            let (status, lines) = client.request("GET", path, None, "", tls).await;
+            assert_eq!(status, StatusCode::OK, "{lines}");
+            assert_eq!(lines, "2026-01-01T12:00:00.000000+00:00 app[web.1]: text\n");
+            let (status, _) = client.request("GET", &path[..path.len() - 2], None, "", tls).await;
+            assert_eq!(status, StatusCode::NOT_FOUND);
+        }
+        let (status, _) =
+            client.request("POST", "/apps/example/log-sessions", Some("wrong"), "{}", false).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, body) = client.session("nothing", "{}", false).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(body.contains("Couldn't find that app."), "{body}");
+        let (status, body) = client.session("example", r#"{"lines":"many"}"#, false).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(body.contains("lines"), "{body}");
     }
 }
