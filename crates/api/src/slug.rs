@@ -42,7 +42,7 @@ impl Slug {
             commit: slug.commit.clone(),
             commit_description: slug.commit_description.clone(),
             created_at: slug.created_at.into(),
-            deleted_at: None,
+            deleted_at: slug.deleted_at.map(Into::into),
             id: slug.id.0,
             process_types: slug.process_types.clone(),
             size: Some(slug.size_bytes),

@@ -36,6 +36,8 @@ pub const NAMES: &[&str] = &[
     "slug.archived",
     "release.before_commit",
     "release.committed",
+    "buildpack_installations.before_commit",
+    "buildpack_installations.committed",
 ];
 
 struct Target {

@@ -103,15 +103,14 @@ pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Build>> {
 /// # Errors
 /// The database failed.
 pub async fn was_built(store: &Store, app_id: AppId, source_version: &str) -> Result<bool> {
-    let row = sqlx::query(
-        "SELECT id FROM build WHERE app_id = $1 AND source_version = $2 AND status = $3 LIMIT 1",
-    )
-    .bind(app_id.to_string())
-    .bind(source_version)
-    .bind(word(&BuildStatus::Succeeded))
-    .fetch_optional(store.reader())
-    .await
-    .map_err(failed("look for a build of a commit"))?;
+    let row =
+        sqlx::query("SELECT id FROM build WHERE app_id = $1 AND source_version = $2 AND status = $3 LIMIT 1")
+            .bind(app_id.to_string())
+            .bind(source_version)
+            .bind(word(&BuildStatus::Succeeded))
+            .fetch_optional(store.reader())
+            .await
+            .map_err(failed("look for a build of a commit"))?;
     Ok(row.is_some())
 }
 

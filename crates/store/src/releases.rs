@@ -180,11 +180,17 @@ pub async fn rollback(
         };
         let release = create(&mut tx, store.key(), new, now).await?;
         if let Some(slug_id) = release.slug_id {
-            let slug = sqlx::query("SELECT process_types FROM slug WHERE id = $1")
+            let slug = sqlx::query("SELECT process_types, deleted_at FROM slug WHERE id = $1")
                 .bind(slug_id.to_string())
                 .fetch_one(&mut *tx)
                 .await
                 .map_err(failed("read a slug's process types"))?;
+            if slug.optional_integer("deleted_at")?.is_some() {
+                return Err(StoreError::Refused(format!(
+                    "Cannot roll back to v{}: its slug was removed to save space. Push that commit again instead.",
+                    target.version
+                )));
+            }
             let process_types: ProcessTypes = slug.json("process_types")?;
             formations::apply_process_types(&mut tx, app_id, &process_types, false, now).await?;
         }

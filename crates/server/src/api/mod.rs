@@ -47,6 +47,7 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .merge(regions::routes())
         .merge(releases::routes())
         .merge(slugs::routes())
+        .merge(crate::git::routes::routes())
         .merge(stacks::routes())
         .method_not_allowed_fallback(conventions::unknown_method)
         .fallback(conventions::unknown_route)

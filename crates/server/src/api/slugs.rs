@@ -1,9 +1,32 @@
-//! Slugs: the Platform API's endpoints.
+//! `/apps/X/slugs/S`: what a build made.
 
+use crate::api::links::Links;
+use crate::auth::ViewApp;
+use crate::error::ApiError;
 use crate::node::Node;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use axum::{Json, Router};
+use ferroku_api::slug::Slug;
+use ferroku_core::SlugId;
+use ferroku_store::slugs;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> axum::Router<Arc<Node>> {
-    axum::Router::new()
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new().route("/apps/{app}/slugs/{slug}", get(show))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    links: Links,
+    Path((_, slug)): Path<(String, String)>,
+) -> Result<Json<Slug>, ApiError> {
+    let missing = || ApiError::not_found("slug");
+    let id: SlugId = slug.parse().map_err(|_| missing())?;
+    let stored = slugs::find(&node.store, id).await?;
+    let stored = stored.filter(|slug| slug.app_id == app.id).ok_or_else(missing)?;
+    let blob_url = format!("http://{}/apps/{}/slugs/{id}", links.authority(), app.id);
+    Ok(Json(Slug::new(&stored, blob_url)))
 }

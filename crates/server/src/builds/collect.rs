@@ -166,11 +166,13 @@ async fn remove_leftovers(service: &Builds) -> anyhow::Result<()> {
     let folders = entries(&data.join("builds"))?;
     let secrets = entries(&data.join("run/builds")).unwrap_or_default();
     let texts = entries(&data.join("build-output"))?;
-    let is_running = |name: &str| {
-        name.parse().is_ok_and(|id: BuildId| service.running().contains_key(&id))
-    };
-    let mut doomed: Vec<PathBuf> =
-        folders.into_iter().chain(secrets).filter(|(name, _)| !is_running(name)).map(|(_, path)| path).collect();
+    let is_running = |name: &str| name.parse().is_ok_and(|id: BuildId| service.running().contains_key(&id));
+    let mut doomed: Vec<PathBuf> = folders
+        .into_iter()
+        .chain(secrets)
+        .filter(|(name, _)| !is_running(name))
+        .map(|(_, path)| path)
+        .collect();
     let texts = texts.into_iter().filter(|(name, _)| !is_running(name) && !known.contains(name));
     doomed.extend(texts.map(|(_, path)| path));
     tokio::task::spawn_blocking(move || {
@@ -221,11 +223,10 @@ mod tests {
         }
         seen.sort();
         let link = Some("/etc/shadow".to_owned());
-        assert_eq!(seen, [
-            ("app/".to_owned(), None),
-            ("app/Procfile".to_owned(), None),
-            ("app/link".to_owned(), link)
-        ]);
+        assert_eq!(
+            seen,
+            [("app/".to_owned(), None), ("app/Procfile".to_owned(), None), ("app/link".to_owned(), link)]
+        );
         pack(data.path(), "gone").expect("nothing to do");
         assert!(!archive_path(data.path(), "gone").exists());
     }

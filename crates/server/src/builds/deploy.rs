@@ -28,9 +28,7 @@ use ferroku_runtime::Environment;
 use ferroku_store::builds::Outcome;
 use ferroku_store::events::{self, NewEvent};
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
-use ferroku_store::{
-    StoreError, buildpack_installations, builds, formations, jobs, releases, slugs, write,
-};
+use ferroku_store::{StoreError, buildpack_installations, builds, formations, jobs, releases, slugs, write};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -87,7 +85,11 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, session: &mut PushSession, cancel: &CancellationToken) -> Result<Release, BuildError> {
+    async fn run(
+        &self,
+        session: &mut PushSession,
+        cancel: &CancellationToken,
+    ) -> Result<Release, BuildError> {
         let buildpacks = self.begin().await?;
         let data = self.service.0.data.clone();
         let dyno = BuildDyno {
@@ -239,7 +241,8 @@ impl Attempt<'_> {
         let current = releases::current(store, self.app.id).await?;
         let first_deploy = current.as_ref().is_none_or(|release| release.slug_id.is_none());
         let present = releases::app_config_vars(store, self.app.id).await?;
-        let config = if first_deploy { missing_vars(&built.result.config_vars, &present) } else { ConfigChange::Keep };
+        let config =
+            if first_deploy { missing_vars(&built.result.config_vars, &present) } else { ConfigChange::Keep };
         let used: Vec<String> = built.result.buildpacks.iter().map(|one| one.url.clone()).collect();
         let outcome = Outcome::Succeeded { slug_id: slug.id, release_id, buildpacks: used.clone() };
         let short: String = self.commit.id.chars().take(8).collect();

@@ -55,7 +55,9 @@ impl BuildError {
             Self::Cancelled | Self::Archive(ArchiveError::Gone) => String::new(),
             Self::Compile(outcome) if *outcome != BuildOutcome::Internal => String::new(),
             Self::TimedOut => say("The build took longer than the limit of 15 minutes and was stopped."),
-            Self::OutOfMemory => say("The build used more memory than a build dyno has (2.5 GB) and was stopped."),
+            Self::OutOfMemory => {
+                say("The build used more memory than a build dyno has (2.5 GB) and was stopped.")
+            }
             Self::TooLarge(bytes) => text::slug_too_large(*bytes),
             Self::DiskFull => say(
                 "The node's disk is full. Nothing was changed; free some space on the node and push again.",
@@ -82,7 +84,12 @@ impl BuildError {
     pub fn is_internal(&self) -> bool {
         matches!(
             self,
-            Self::NotStarted(_) | Self::Runtime(_) | Self::Store(_) | Self::Io { .. } | Self::Settings(_) | Self::DiskFull
+            Self::NotStarted(_)
+                | Self::Runtime(_)
+                | Self::Store(_)
+                | Self::Io { .. }
+                | Self::Settings(_)
+                | Self::DiskFull
         ) || matches!(self, Self::Compile(BuildOutcome::Internal))
     }
 }

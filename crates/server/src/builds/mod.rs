@@ -26,10 +26,11 @@ pub mod promote;
 pub mod seal;
 mod settings;
 pub mod text;
-mod workspace;
+pub mod workspace;
 
 use crate::git::GitService;
 use crate::git::push::{PushSession, serve_hooks};
+use crate::node::Node;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::{AppId, BuildId, Millis};
 use ferroku_logplex::{LogLine, Logplex};
@@ -47,14 +48,14 @@ use tokio_util::sync::CancellationToken;
 
 /// What builds work with.
 #[derive(Clone)]
-pub struct Parts {
-    pub store: Store,
-    pub driver: Arc<SandboxDriver>,
-    pub logplex: Logplex,
+struct Parts {
+    store: Store,
+    driver: Arc<SandboxDriver>,
+    logplex: Logplex,
     /// The address of the app with this name.
-    pub web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Told when an app has a new release, and when there are new events.
-    pub changed: Arc<dyn Fn(AppId) + Send + Sync>,
+    changed: Arc<dyn Fn(AppId) + Send + Sync>,
 }
 
 /// Runs builds. Clones are the same service.
@@ -95,16 +96,37 @@ impl Builds {
     }
 
     /// Fails what was cut off, puts the hook and the compiler in place, and from then on takes pushes. To be called
-    /// once, before requests are served.
+    /// once, after the node's dynos are adopted and before requests are served.
     ///
     /// # Errors
     /// The data folder or the store cannot be used; the programs beside this one are missing.
-    pub async fn start(&self, parts: Parts) -> anyhow::Result<()> {
+    pub async fn start(&self, node: &Arc<Node>) -> anyhow::Result<()> {
+        let config = node.config.clone();
+        let weak = Arc::downgrade(node);
+        let changed = move |app_id| {
+            if let Some(node) = weak.upgrade() {
+                node.dynos.poke(app_id);
+                node.events.poke();
+            }
+        };
+        let parts = Parts {
+            store: node.store.clone(),
+            driver: node.driver().clone(),
+            logplex: node.logplex.clone(),
+            web_url: Arc::new(move |name| config.web_url(name)),
+            changed: Arc::new(changed),
+        };
+        self.start_with(parts).await
+    }
+
+    async fn start_with(&self, parts: Parts) -> anyhow::Result<()> {
         let inner = &self.0;
         let program = std::env::current_exe()?;
         inner.git.repositories.prepare(&program)?;
         let compiler = install_compiler(&program.with_file_name("slug-compiler"), &inner.data.join("bin"))?;
-        for (name, mode) in [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)] {
+        for (name, mode) in
+            [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)]
+        {
             let folder = inner.data.join(name);
             std::fs::create_dir_all(&folder)?;
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
@@ -120,6 +142,11 @@ impl Builds {
         let handle = move |session| service.clone().answer(session);
         tokio::spawn(serve_hooks(listener, inner.git.pushes.clone(), handle));
         Ok(())
+    }
+
+    /// Where the admin puts buildpacks that apps may use as folders.
+    pub fn buildpacks_folder(&self) -> PathBuf {
+        workspace::buildpacks_folder(&self.0.data)
     }
 
     /// Git's side: repositories and pushes.

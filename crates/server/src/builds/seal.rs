@@ -112,10 +112,13 @@ fn to_path(path: &CStr) -> PathBuf {
 /// The tree breaks a limit, or cannot be read or changed.
 pub fn seal(root: &Path) -> Result<Sealed, SealError> {
     let top = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|source| SealError::Io { action: "open", path: root.to_owned(), source: source.into() })?;
+        .map_err(|source| SealError::Io {
+        action: "open",
+        path: root.to_owned(),
+        source: source.into(),
+    })?;
     let status = rustix::fs::fstat(&top).map_err(io("read", c"."))?;
-    let mut walk =
-        Walk { device: status.st_dev, entries: Vec::new(), removed: Vec::new(), removed_count: 0 };
+    let mut walk = Walk { device: status.st_dev, entries: Vec::new(), removed: Vec::new(), removed_count: 0 };
     normalise(top.as_fd(), &status, c".")?;
     walk_folder(&mut walk, top.as_fd(), &[], 0)?;
     break_outside_links(top.as_fd(), &mut walk.entries)?;
@@ -132,7 +135,12 @@ pub fn seal(root: &Path) -> Result<Sealed, SealError> {
     })
 }
 
-fn walk_folder(walk: &mut Walk, folder: BorrowedFd<'_>, prefix: &[u8], depth: usize) -> Result<(), SealError> {
+fn walk_folder(
+    walk: &mut Walk,
+    folder: BorrowedFd<'_>,
+    prefix: &[u8],
+    depth: usize,
+) -> Result<(), SealError> {
     let at = |name: &[u8]| {
         let mut path = prefix.to_vec();
         path.extend_from_slice(name);
@@ -423,7 +431,8 @@ impl Sample {
         if self.read_bytes == 0 {
             return total_bytes;
         }
-        let scaled = u128::from(total_bytes) * u128::from(self.compressed_bytes) / u128::from(self.read_bytes);
+        let scaled =
+            u128::from(total_bytes) * u128::from(self.compressed_bytes) / u128::from(self.read_bytes);
         u64::try_from(scaled).unwrap_or(total_bytes)
     }
 }
@@ -456,7 +465,8 @@ mod tests {
         let changes: [(&str, fn(&Path)); 4] = [
             ("content", |path| std::fs::write(path.join("Procfile"), "web: bin/wab\n").expect("written")),
             ("mode", |path| {
-                std::fs::set_permissions(path.join("bin/web"), PermissionsExt::from_mode(0o755)).expect("ours");
+                std::fs::set_permissions(path.join("bin/web"), PermissionsExt::from_mode(0o755))
+                    .expect("ours");
             }),
             ("link", |path| {
                 std::fs::remove_file(path.join("web")).expect("there");
@@ -475,7 +485,8 @@ mod tests {
     fn a_hostile_tree_is_made_harmless() {
         let outside = tempfile::tempdir().expect("a folder");
         std::fs::write(outside.path().join("shadow"), "root only").expect("written");
-        std::fs::set_permissions(outside.path().join("shadow"), PermissionsExt::from_mode(0o600)).expect("ours");
+        std::fs::set_permissions(outside.path().join("shadow"), PermissionsExt::from_mode(0o600))
+            .expect("ours");
         let folder = tree();
         let path = folder.path();
         symlink(outside.path(), path.join("out")).expect("new");
@@ -484,10 +495,12 @@ mod tests {
         std::fs::write(path.join("root"), "").expect("written");
         std::fs::set_permissions(path.join("root"), PermissionsExt::from_mode(0o6755)).expect("ours");
         std::fs::set_permissions(path.join("bin"), PermissionsExt::from_mode(0o3777)).expect("ours");
-        rustix::fs::setxattr(path.join("root"), "user.x", b"1", rustix::fs::XattrFlags::empty()).expect("ours");
+        rustix::fs::setxattr(path.join("root"), "user.x", b"1", rustix::fs::XattrFlags::empty())
+            .expect("ours");
         let fifo = rustix::fs::CWD;
         rustix::fs::mknodat(fifo, path.join("fifo"), FileType::Fifo, Mode::RUSR, 0).expect("new");
-        rustix::fs::mknodat(fifo, path.join("null"), FileType::CharacterDevice, Mode::RUSR, 0x103).expect("new");
+        rustix::fs::mknodat(fifo, path.join("null"), FileType::CharacterDevice, Mode::RUSR, 0x103)
+            .expect("new");
         let _socket = std::os::unix::net::UnixListener::bind(path.join("socket")).expect("bound");
 
         let sealed = seal(path).expect("sealed");

@@ -153,7 +153,8 @@ mod tests {
         assert_eq!(hosts.variables["NPM_CONFIG_USERCONFIG"], "/build/settings/npmrc");
 
         std::fs::write(build.join("pip.conf"), "").expect("written");
-        std::fs::write(build.join("env"), "# mirrors\nPIP_INDEX_URL=http://mirror/simple?a=b\n").expect("written");
+        std::fs::write(build.join("env"), "# mirrors\nPIP_INDEX_URL=http://mirror/simple?a=b\n")
+            .expect("written");
         let admins = BuildSettings::gather(&build, host.clone(), Some(&home), &etc).expect("valid");
         assert!(admins.files.contains(&("pip.conf", build.join("pip.conf"))));
         assert_eq!(admins.variables["PIP_INDEX_URL"], "http://mirror/simple?a=b");

@@ -29,6 +29,17 @@ const ENV_DIR: &str = "/tmp/env";
 /// The compiler, inside the build dyno.
 pub const COMPILER: &str = "/build/slug-compiler";
 
+/// Buildpacks that the admin keeps on the node; a build dyno that uses one sees the folder at its own path.
+pub fn buildpacks_folder(data: &Path) -> PathBuf {
+    data.join("buildpacks")
+}
+
+/// The folder that a buildpack's address names, if it is a `file://` address or a path.
+pub fn folder_of(address: &str) -> Option<&Path> {
+    let path = address.split('#').next().unwrap_or(address);
+    path.strip_prefix("file://").or_else(|| path.starts_with('/').then_some(path)).map(Path::new)
+}
+
 /// The folders of one build.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -157,13 +168,18 @@ impl Workspace {
             read_only,
         };
         let below = |name: &str| VolumeSource::Data(format!("builds/{}/{name}", self.build_id));
-        vec![
+        let mut volumes = vec![
             volume(below("input"), Path::new("/build"), true),
             volume(below("app"), &plan.build_dir, false),
             volume(below("out"), &plan.output_dir, false),
             volume(VolumeSource::Cache(self.app_id), &plan.cache_dir, false),
             volume(VolumeSource::Data(format!("run/builds/{}/env", self.build_id)), &plan.env_dir, true),
-        ]
+        ];
+        let folder = buildpacks_folder(&self.data);
+        if plan.buildpacks.iter().any(|address| folder_of(address).is_some()) && folder.is_dir() {
+            volumes.push(volume(VolumeSource::Data("buildpacks".to_owned()), &folder, true));
+        }
+        volumes
     }
 
     /// The compiler's result; None when there is none that can be read.
@@ -196,7 +212,8 @@ fn make(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
 /// A small regular file of a folder that an app's code wrote to.
 fn read_below(folder: &Path, name: &str, limit_bytes: u64) -> Option<Vec<u8>> {
     let folder =
-        rustix::fs::open(folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        rustix::fs::open(folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .ok()?;
     let file = rustix::fs::openat2(
         &folder,
         name,
@@ -236,12 +253,22 @@ mod tests {
         assert_eq!(std::fs::read(&secret).expect("there"), b"a b");
         let metadata = std::fs::metadata(&secret).expect("there");
         assert_eq!((metadata.uid(), metadata.mode() & 0o777), (SLUG_UID, 0o600));
-        let targets: Vec<String> =
-            workspace.volumes(&plan).into_iter().map(|volume| volume.target).collect();
+        let targets: Vec<String> = workspace.volumes(&plan).into_iter().map(|volume| volume.target).collect();
         assert_eq!(targets, ["/build", "/tmp/build_00000000", "/tmp/out", "/tmp/cache", "/tmp/env"]);
+        std::fs::create_dir(buildpacks_folder(data.path())).expect("new");
+        let own = plan_with(&plan, format!("file://{}/buildpacks/mine#v1", data.path().display()));
+        assert_eq!(
+            workspace.volumes(&own).len(),
+            6,
+            "the admin's buildpacks are seen by builds that use one"
+        );
         workspace.remove();
         assert!(!data.path().join("builds").join(build.to_string()).exists() && !secret.exists());
         assert!(data.path().join("cache").join(app.to_string()).exists());
+    }
+
+    fn plan_with(plan: &BuildPlan, buildpack: String) -> BuildPlan {
+        BuildPlan { buildpacks: vec![buildpack], ..plan.clone() }
     }
 
     #[test]
@@ -249,7 +276,8 @@ mod tests {
         let data = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(data.path().join("run")).expect("new");
         let workspace =
-            Workspace::create(data.path(), BuildId(Uuid::from_u128(1)), AppId(Uuid::from_u128(2))).expect("made");
+            Workspace::create(data.path(), BuildId(Uuid::from_u128(1)), AppId(Uuid::from_u128(2)))
+                .expect("made");
         assert_eq!(workspace.result(), None);
         let outside = data.path().join("outside.json");
         std::fs::write(&outside, r#"{"outcome":"succeeded"}"#).expect("written");

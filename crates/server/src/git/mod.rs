@@ -12,6 +12,7 @@ pub mod http_backend;
 pub mod pre_receive;
 pub mod push;
 pub mod repository;
+pub mod routes;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -41,8 +42,6 @@ pub struct GitService {
 pub struct Caller {
     pub app: App,
     pub actor: Actor,
-    /// `scheme://host:port` that the client used.
-    pub origin: String,
 }
 
 /// Which of the smart protocol's requests.
@@ -100,7 +99,7 @@ impl GitService {
         let mut environment = Vec::new();
         let mut held = Held { push: None, afterwards: None };
         if endpoint == Endpoint::ReceivePack {
-            let push = Push { app: caller.app.clone(), actor: caller.actor.clone(), origin: caller.origin };
+            let push = Push { app: caller.app.clone(), actor: caller.actor.clone() };
             let guard = self.pushes.register(push);
             environment.push((TOKEN_VARIABLE, guard.token().to_owned()));
             environment.push((SOCKET_VARIABLE, self.repositories.hook_socket().display().to_string()));

@@ -55,8 +55,6 @@ pub enum ArchiveError {
 pub struct Push {
     pub app: App,
     pub actor: Actor,
-    /// `scheme://host:port` that the client used, for addresses in the text.
-    pub origin: String,
 }
 
 /// Every push under way. Cheap to clone.

@@ -114,7 +114,7 @@ async fn answer(service: GitService, request: Request) -> Response {
         remote_address: None,
         request_id: None,
     };
-    service.serve(endpoint, Caller { app, actor, origin: "http://here".to_owned() }, request, || ()).await
+    service.serve(endpoint, Caller { app, actor }, request, || ()).await
 }
 
 async fn decide(
