@@ -38,6 +38,24 @@ pub const NAMES: &[&str] = &[
     "release.committed",
     "buildpack_installations.before_commit",
     "buildpack_installations.committed",
+    // dynos
+    "dyno.adopted",
+    "dyno.before_create",
+    "dyno.before_end",
+    "dyno.before_spawn",
+    "dyno.created",
+    "dyno.ended",
+    "dyno.retired",
+    "dyno.spawned",
+    "dyno.started",
+    "dyno.stopping",
+    "dyno.up",
+    "dynos.asked",
+    "dynos.before_ask",
+    "formation.before_update",
+    "formation.updated",
+    "one_off.before_create",
+    "one_off.created",
 ];
 
 struct Target {

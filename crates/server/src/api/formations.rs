@@ -1,9 +1,234 @@
-//! The formation: the Platform API's endpoints.
+//! `/apps/X/formation`: process types, how many dynos of each, and of what size.
+//!
+//! Scaling changes rows only; the dyno manager does the rest.
 
-use crate::node::Node;
+use crate::api::body::Body;
+use crate::api::range::{ListRange, SortField, SortKey};
+use crate::auth::{OperateApp, ViewApp};
+use crate::crash_point;
+use crate::error::ApiError;
+use crate::node::{Node, now_ms};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use ferroku_api::formation::Formation;
+use ferroku_core::app::App;
+use ferroku_core::dyno_size;
+use ferroku_core::event::Actor;
+use ferroku_core::formation::{Formation as Stored, QuantityChange};
+use ferroku_store::{Connection, Store, events, formations};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
 use std::sync::Arc;
 
+const SORT_FIELDS: [SortField<Formation>; 2] = [
+    ("type", |formation| SortKey::Text(formation.process_type.clone())),
+    ("id", |formation| SortKey::Text(formation.id.to_string())),
+];
+
 /// The endpoints of this noun.
-pub fn routes() -> axum::Router<Arc<Node>> {
-    axum::Router::new()
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps/{app}/formation", get(list).patch(update_batch))
+        .route("/apps/{app}/formation/{formation}", get(show).patch(update))
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    updates: Vec<Update>,
+}
+
+/// One change. `quantity` is a number, or a text such as `"2"`, `"+1"`, `"-1"`.
+#[derive(Deserialize)]
+struct Update {
+    #[serde(default, rename = "type")]
+    process_type: Option<String>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    quantity: Option<Value>,
+    #[serde(default)]
+    size: Option<String>,
+    #[serde(default)]
+    dyno_size: Option<SizeReference>,
+    #[serde(default)]
+    docker_image: Option<Value>,
+}
+
+/// A dyno size by name, as text or as an object.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeReference {
+    Name(String),
+    Object { name: String },
+}
+
+/// A change that has been read.
+struct Change {
+    /// Name or id of the process type.
+    process_type: String,
+    quantity: Option<QuantityChange>,
+    size: Option<String>,
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    range: ListRange,
+) -> Result<Response, ApiError> {
+    let all = formations::list(&node.store, app.id).await?;
+    let all = all.iter().map(|stored| Formation::new(stored, &app)).collect();
+    Ok(range.answer(all, &SORT_FIELDS))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    Path((_, name)): Path<(String, String)>,
+) -> Result<Json<Formation>, ApiError> {
+    let all = formations::list(&node.store, app.id).await?;
+    Ok(Json(Formation::new(find(&all, &name)?, &app)))
+}
+
+async fn update_batch(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Body(batch): Body<Batch>,
+) -> Result<Json<Vec<Formation>>, ApiError> {
+    let changes: Result<Vec<Change>, ApiError> =
+        batch.updates.into_iter().map(|update| read(update, None)).collect();
+    let changed = apply(&node, &app, &changes?, &user.actor).await?;
+    Ok(Json(changed.iter().map(|stored| Formation::new(stored, &app)).collect()))
+}
+
+async fn update(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Path((_, name)): Path<(String, String)>,
+    Body(update): Body<Update>,
+) -> Result<Json<Formation>, ApiError> {
+    let change = read(update, Some(name))?;
+    let changed = apply(&node, &app, &[change], &user.actor).await?;
+    let stored = changed.first().ok_or_else(|| ApiError::not_found("process type"))?;
+    Ok(Json(Formation::new(stored, &app)))
+}
+
+/// Reads a change; `name` is the process type that the path names.
+fn read(update: Update, name: Option<String>) -> Result<Change, ApiError> {
+    if update.docker_image.is_some() {
+        return Err(ApiError::invalid_params("This node does not run container images. Deploy with git."));
+    }
+    let process_type = name
+        .or(update.process_type)
+        .or(update.id)
+        .ok_or_else(|| ApiError::invalid_params("Each update needs a type: the process type to change."))?;
+    let quantity = match update.quantity {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.parse().map_err(refused)?),
+        Some(Value::Number(number)) => Some(number.to_string().parse().map_err(refused)?),
+        Some(other) => {
+            let message = format!("Invalid value for quantity: {other} is no number.");
+            return Err(ApiError::invalid_params(message));
+        }
+    };
+    let size = update.size.or(match update.dyno_size {
+        Some(SizeReference::Name(name) | SizeReference::Object { name }) => Some(name),
+        None => None,
+    });
+    Ok(Change { process_type, quantity, size })
+}
+
+/// Applies all changes or none.
+async fn apply(node: &Node, app: &App, changes: &[Change], actor: &Actor) -> Result<Vec<Stored>, ApiError> {
+    crash_point::hit("formation.before_update");
+    let changed = write(&node.store, app, changes, actor).await??;
+    crash_point::hit("formation.updated");
+    node.events.poke();
+    node.dynos.poke(app.id);
+    Ok(changed)
+}
+
+async fn write(
+    store: &Store,
+    app: &App,
+    changes: &[Change],
+    actor: &Actor,
+) -> ferroku_store::Result<Result<Vec<Stored>, ApiError>> {
+    let now = now_ms();
+    ferroku_store::write!(store, tx => {
+        let before = formations::list_in(&mut tx, app.id).await?;
+        let planned = match plan(&before, changes) {
+            Ok(planned) => planned,
+            Err(error) => return Ok(Err(error)),
+        };
+        for (name, quantity, size) in &planned {
+            formations::update(&mut tx, app.id, name, *quantity, size.name, now).await?;
+        }
+        if !planned.is_empty() {
+            announce(&mut tx, app, &planned, actor, now).await?;
+        }
+        let after = formations::list_in(&mut tx, app.id).await?;
+        let of_name = |name: &String| after.iter().find(|one| one.process_type == *name).cloned();
+        Ok(Ok(planned.iter().filter_map(|(name, _, _)| of_name(name)).collect()))
+    })
+}
+
+type Planned = (String, u32, &'static dyno_size::DynoSize);
+
+/// What each process type named becomes. One that is named twice is changed twice.
+fn plan(before: &[Stored], changes: &[Change]) -> Result<Vec<Planned>, ApiError> {
+    let mut planned: Vec<Planned> = Vec::new();
+    for change in changes {
+        let mut current = find(before, &change.process_type)?.clone();
+        let earlier = planned.iter().position(|(name, _, _)| *name == current.process_type);
+        if let Some((_, quantity, size)) = earlier.map(|at| &planned[at]) {
+            current.quantity = *quantity;
+            current.size = size.name.to_owned();
+        }
+        let (quantity, size) = current.changed(change.quantity, change.size.as_deref()).map_err(refused)?;
+        match earlier {
+            Some(at) => planned[at] = (current.process_type, quantity, size),
+            None => planned.push((current.process_type, quantity, size)),
+        }
+    }
+    Ok(planned)
+}
+
+/// `Scaled to web@2:Basic worker@1:Basic`
+async fn announce(
+    tx: &mut Connection,
+    app: &App,
+    planned: &[Planned],
+    actor: &Actor,
+    now: i64,
+) -> ferroku_store::Result<()> {
+    let parts: Vec<String> = planned
+        .iter()
+        .map(|(name, quantity, size)| format!("{name}@{quantity}:{}", size.display_name))
+        .collect();
+    let event = events::NewEvent {
+        app_id: Some(app.id),
+        actor,
+        kind: "formation.update",
+        log_message: Some(format!("Scaled to {}", parts.join(" "))),
+    };
+    events::append(tx, event, now).await?;
+    Ok(())
+}
+
+fn find<'a>(all: &'a [Stored], name_or_id: &str) -> Result<&'a Stored, ApiError> {
+    all.iter()
+        .find(|one| one.process_type == name_or_id || one.id.to_string() == name_or_id)
+        .ok_or_else(|| no_process_type(name_or_id))
+}
+
+/// 404 in Heroku's words.
+pub(super) fn no_process_type(name: &str) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("Couldn't find that process type ({name})."))
+}
+
+fn refused(error: ferroku_core::formation::FormationError) -> ApiError {
+    ApiError::invalid_params(error.to_string())
 }

@@ -1,15 +1,288 @@
 //! Dynos: keeps what runs as the formation wants it.
+//!
+//! One loop per app ([`app_loop`]) reads what is wanted and what is there, asks the planner
+//! (`ferroku_core::planner`) and carries its actions out through the driver; it takes no input but pokes and
+//! what dynos report. Handlers change rows and [`DynoManager::poke`].
+//!
+//! In: rows (app, release, formation, dyno), events of dynos, what the router says of drained dynos. Out: dynos
+//! started and stopped, their rows kept true, their log lines, the route table.
+//!
+//! Invariants:
+//! - A row is written before its process is started, and ended only after the process is gone.
+//! - A log line is acknowledged to dyno-init, and a request record to the router, only when written.
+//! - All changes of one app's dynos happen in its loop, one after the other.
+//! - A restart of this process leaves dynos alone: [`DynoManager::start`] finds them again by their rows.
 
-use ferroku_core::AppId;
+mod actions;
+mod app_loop;
+mod attach;
+mod environment;
+mod events;
+mod log_text;
+mod one_off;
+mod pump;
+mod router_feed;
+mod routes;
 
-/// Starts and stops dynos.
-#[derive(Debug, Default)]
-pub struct DynoManager {}
+pub use one_off::{RunError, RunRequest};
+
+use crate::crash_point;
+use crate::rendezvous::AttachedStreams;
+use crate::router_link::RouterLink;
+use app_loop::{AppLoop, Message};
+use ferroku_core::{AppId, DynoId, Millis};
+use ferroku_logplex::{LogLine, Logplex};
+use ferroku_runtime::{Driver, DynoHandle, RuntimeError, SandboxDriver};
+use ferroku_store::{Store, StoreError, dynos};
+use routes::Routes;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+/// Rows of ended dynos are kept this long, in milliseconds: what a support question of the same day needs.
+const HISTORY_MS: Millis = 24 * 60 * 60 * 1000;
+/// How often new apps are looked for and history is pruned. Pokes make changes visible at once; this is for
+/// what was poked before a crash.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How many web dynos of an app may serve beyond the wanted number during a deploy.
+const MAX_SURGE: u32 = 10;
+
+/// At the node's end: how long beyond the grace dynos may take to be gone, for the kills that follow it.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
+
+/// What the manager works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Store,
+    pub logplex: Logplex,
+    pub driver: Arc<SandboxDriver>,
+    pub router: RouterLink,
+    /// Apps are served at `NAME.DOMAIN`.
+    pub domain: String,
+}
+
+/// Why the manager could not do something.
+#[derive(Debug, Error)]
+pub enum DynosError {
+    #[error("cannot read or write the rows of dynos")]
+    Store(#[from] StoreError),
+    #[error("the dyno driver failed")]
+    Runtime(#[from] RuntimeError),
+    #[error("the dyno {0} is not waiting for a client")]
+    NotWaiting(DynoId),
+    #[error("the dynos are being stopped")]
+    Closing,
+}
+
+type Result<T, E = DynosError> = std::result::Result<T, E>;
+
+/// Starts and stops dynos. Clones share one manager. The default one runs nothing: for tests of handlers.
+#[derive(Clone, Default)]
+pub struct DynoManager(Option<Arc<Shared>>);
+
+struct Shared {
+    parts: Parts,
+    routes: Routes,
+    apps: Mutex<Loops>,
+}
+
+#[derive(Default)]
+struct Loops {
+    senders: HashMap<AppId, mpsc::UnboundedSender<Message>>,
+    closing: bool,
+}
 
 impl DynoManager {
-    /// Says that something about the app changed that its dynos depend on.
-    pub fn poke(&self, _app_id: AppId) {}
+    /// A manager that does nothing until [`DynoManager::start`].
+    pub fn new(parts: Parts) -> Self {
+        Self(Some(Arc::new(Shared { parts, routes: Routes::new(), apps: Mutex::default() })))
+    }
 
-    /// Stops every dyno of an app that was destroyed. Returns once they are gone.
-    pub async fn app_destroyed(&self, _app_id: AppId) {}
+    /// Finds the dynos of an earlier run of this process again, and from then on keeps every app as it is wanted.
+    /// To be called once.
+    ///
+    /// # Errors
+    /// Rows or the driver's state cannot be read.
+    pub async fn start(&self) -> Result<()> {
+        let Some(shared) = &self.0 else { return Ok(()) };
+        let store = &shared.parts.store;
+        let mut handles: BTreeMap<AppId, Vec<DynoHandle>> = BTreeMap::new();
+        for handle in shared.parts.driver.adopt().await? {
+            crash_point::hit("dyno.adopted");
+            let row = dynos::find(store, handle.dyno_id).await?;
+            match row {
+                Some(row) if row.ended_at.is_none() => handles.entry(row.app_id).or_default().push(handle),
+                // Its row has ended, or its app is gone, or it was no app's: a build whose push is gone.
+                _ => shared.remove_later(handle.dyno_id),
+            }
+        }
+        let apps = dynos::list_apps(store).await?;
+        shared.routes.expect(apps.iter().copied());
+        tokio::spawn({
+            let shared = shared.clone();
+            async move { shared.routes.publish(&shared.parts.router).await }
+        });
+        tokio::spawn(router_feed::run(shared.clone()));
+        for app_id in apps {
+            shared.open(app_id, handles.remove(&app_id).unwrap_or_default());
+        }
+        tokio::spawn(sweep(shared.clone()));
+        Ok(())
+    }
+
+    /// Says that something about the app changed that its dynos or its route depend on.
+    pub fn poke(&self, app_id: AppId) {
+        if let Some(shared) = &self.0 {
+            shared.send(app_id, Message::Poke);
+        }
+    }
+
+    /// Stops every dyno of an app that was destroyed and removes its route. Returns once they are gone.
+    pub async fn app_destroyed(&self, app_id: AppId) {
+        let Some(shared) = &self.0 else { return };
+        let (done, wait) = oneshot::channel();
+        let sender = shared.lock().senders.remove(&app_id);
+        if let Some(sender) = sender
+            && sender.send(Message::Destroyed(done)).is_ok()
+        {
+            let _ = wait.await;
+        }
+        shared.routes.set(app_id, None);
+    }
+
+    /// Starts a waiting attached one-off for the client that has come.
+    ///
+    /// # Errors
+    /// The dyno is not there, or has a client, or has been given up.
+    pub async fn attach(&self, dyno_id: DynoId) -> Result<AttachedStreams> {
+        let shared = self.0.as_ref().ok_or(DynosError::NotWaiting(dyno_id))?;
+        let row = dynos::find(&shared.parts.store, dyno_id).await?;
+        let row = row.filter(|row| row.attached && row.ended_at.is_none());
+        let row = row.ok_or(DynosError::NotWaiting(dyno_id))?;
+        let (answer, wait) = oneshot::channel();
+        shared.send(row.app_id, Message::Attach { dyno_id, answer });
+        wait.await.map_err(|_| DynosError::NotWaiting(dyno_id))?
+    }
+
+    /// Stops every dyno (SIGTERM, SIGKILL after `grace`) and starts none any more. Returns when all are gone.
+    ///
+    /// For the end of the node; a mere restart of this process just drops the manager.
+    pub async fn shutdown(&self, grace: Duration) {
+        let Some(shared) = &self.0 else { return };
+        let senders: Vec<_> = {
+            let mut loops = shared.lock();
+            loops.closing = true;
+            loops.senders.drain().map(|(_, sender)| sender).collect()
+        };
+        let mut waits = Vec::new();
+        for sender in senders {
+            let (done, wait) = oneshot::channel();
+            if sender.send(Message::Shutdown { grace, done }).is_ok() {
+                waits.push(wait);
+            }
+        }
+        let all = async {
+            for wait in waits {
+                let _ = wait.await;
+            }
+        };
+        if tokio::time::timeout(grace + SHUTDOWN_MARGIN, all).await.is_err() {
+            tracing::error!("some dynos could not be stopped in time");
+        }
+    }
+}
+
+impl DynoManager {
+    /// Ends the loops and leaves the dynos alone: for a restart of this process.
+    pub fn leave(&self) {
+        let Some(shared) = &self.0 else { return };
+        let mut loops = shared.lock();
+        loops.closing = true;
+        for (_, sender) in loops.senders.drain() {
+            let _ = sender.send(Message::Leave);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Loops> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the app's loop if it is not open, with dynos found again.
+    fn open(self: &Arc<Self>, app_id: AppId, handles: Vec<DynoHandle>) {
+        let mut loops = self.lock();
+        if loops.closing || loops.senders.contains_key(&app_id) {
+            return;
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        loops.senders.insert(app_id, sender.clone());
+        tokio::spawn(AppLoop::new(self.clone(), app_id, sender).run(receiver, handles));
+    }
+
+    fn send(self: &Arc<Self>, app_id: AppId, message: Message) {
+        self.open(app_id, Vec::new());
+        if let Some(sender) = self.lock().senders.get(&app_id) {
+            // A loop that has ended knows why: its app is gone.
+            let _ = sender.send(message);
+        }
+    }
+
+    /// Forgets a loop that has ended by itself.
+    fn closed(&self, app_id: AppId) {
+        self.lock().senders.remove(&app_id);
+        self.routes.set(app_id, None);
+    }
+
+    /// Removes every trace of a dyno, in the background.
+    fn remove_later(self: &Arc<Self>, dyno_id: DynoId) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.parts.driver.remove(dyno_id).await {
+                tracing::error!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno's traces");
+            }
+        });
+    }
+
+    /// A line `heroku[web.1]: ...`.
+    fn log(&self, app_id: AppId, process: &str, message: impl Into<Vec<u8>>) {
+        self.parts.logplex.append(app_id, LogLine::new(now_us(), "heroku", process, message));
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if shared.lock().closing {
+            return;
+        }
+        if let Err(error) = sweep_once(&shared).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for apps without a loop");
+        }
+    }
+}
+
+async fn sweep_once(shared: &Arc<Shared>) -> Result<()> {
+    let store = &shared.parts.store;
+    for app_id in dynos::list_apps(store).await? {
+        shared.open(app_id, Vec::new());
+    }
+    prune(store).await?;
+    Ok(())
+}
+
+async fn prune(store: &Store) -> ferroku_store::Result<u64> {
+    let before = now_ms() - HISTORY_MS;
+    ferroku_store::write!(store, tx => { dynos::prune(&mut tx, before).await })
+}
+
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> Millis {
+    now_us() / 1000
 }

@@ -1,0 +1,316 @@
+//! Carries out the planner's actions. Each writes its row first, then acts; each may be repeated.
+
+use super::app_loop::{AppLoop, Live, Message, Snapshot};
+use super::{Result, environment, log_text, now_ms, routes};
+use crate::crash_point;
+use ferroku_core::app::App;
+use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
+use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};
+use ferroku_core::{DynoId, Millis, dyno_size};
+use ferroku_runtime::{
+    Attach, Command, Driver, DynoHandle, DynoSpec, Environment, Limits, NetworkPolicy, TerminalSize,
+};
+use ferroku_store::dynos::{NewDynoRow, OneOffOptions};
+use ferroku_store::{Store, dynos, releases, slugs};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// `$PORT` is drawn from these: five digits as on Heroku, and below the range from which the kernel takes
+/// ports for outgoing connections, so that none of those is in the way.
+const PORTS: RangeInclusive<u16> = 10_000..=32_000;
+/// A terminal whose client did not tell its size.
+const DEFAULT_TERMINAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+
+impl AppLoop {
+    /// One action.
+    pub async fn act(&mut self, snapshot: &Snapshot, action: Action) -> Result<()> {
+        let row = |id: DynoId| snapshot.dynos.iter().find(move |row| row.id == id);
+        match action {
+            Action::Create(new) => self.create(snapshot, &new).await,
+            Action::Spawn { dyno_id } => {
+                if let Some(row) = row(dyno_id) {
+                    self.spawn(&snapshot.app, row);
+                }
+                Ok(())
+            }
+            Action::Retire { dyno_id, cause } => match row(dyno_id) {
+                Some(row) => self.retire(row, cause).await,
+                None => Ok(()),
+            },
+            Action::Stop { dyno_id } => match row(dyno_id) {
+                Some(row) => self.stop(row, STOP_GRACE_MS).await,
+                None => Ok(()),
+            },
+            Action::Kill { dyno_id, cause } => {
+                if let Some(row) = row(dyno_id) {
+                    self.kill(row, cause).await;
+                }
+                Ok(())
+            }
+            Action::End { dyno_id } => match row(dyno_id) {
+                Some(row) => self.end(row).await,
+                None => Ok(()),
+            },
+            Action::GiveUpAttach { dyno_id } => match row(dyno_id) {
+                Some(row) => {
+                    self.log(row, log_text::ATTACH_ERROR);
+                    self.end(row).await
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// A line of the dyno manager about this dyno.
+    pub fn log(&self, row: &Dyno, message: impl Into<Vec<u8>>) {
+        self.shared.log(self.app_id, &row.name(), message);
+    }
+
+    async fn create(&mut self, snapshot: &Snapshot, new: &NewDyno) -> Result<()> {
+        let store = &self.shared.parts.store;
+        let id = DynoId(Uuid::new_v4());
+        let now = now_ms();
+        let superseded = new.supersedes.and_then(|old| snapshot.dynos.iter().find(|row| row.id == old));
+        let row = NewDynoRow {
+            id,
+            app_id: self.app_id,
+            kind: DynoKind::Formation,
+            process_type: &new.process_type,
+            ordinal: new.ordinal,
+            release_id: new.release.id,
+            release_version: new.release.version,
+            restart_generation: new.restart_generation,
+            size: &new.size,
+            command: &new.command,
+            port: random_port(),
+            attached: false,
+            options: None,
+            expires_at: None,
+        };
+        crash_point::hit("dyno.before_create");
+        write_created(store, &row, superseded, now).await?;
+        crash_point::hit("dyno.created");
+        if let Some(old) = superseded {
+            if old.state != DynoState::Crashed {
+                self.log(old, log_text::RESTARTING);
+            }
+            self.log(old, log_text::state_changed(old.state, DynoState::Starting));
+        }
+        Ok(())
+    }
+
+    /// Asks the driver for the dyno, in the background; the answer comes as a message.
+    pub fn spawn(&mut self, app: &App, row: &Dyno) {
+        let live = self.live.entry(row.id).or_default();
+        if live.spawning || live.control.is_some() {
+            return;
+        }
+        live.spawning = true;
+        let (parts, app, row) = (self.shared.parts.clone(), app.clone(), row.clone());
+        let inbox = self.sender.clone();
+        tokio::spawn(async move {
+            let result = start(&parts, &app, &row).await.map_err(|error| format!("{error:#}"));
+            let _ = inbox.send(Message::Spawned { dyno_id: row.id, result });
+        });
+    }
+
+    async fn retire(&mut self, row: &Dyno, cause: RetireCause) -> Result<()> {
+        let now = now_ms();
+        write_retired(&self.shared.parts.store, row.id, now).await?;
+        crash_point::hit("dyno.retired");
+        match cause {
+            RetireCause::Replaced => {
+                self.log(row, log_text::RESTARTING);
+                self.log(row, log_text::state_changed(row.state, DynoState::Starting));
+            }
+            RetireCause::ScaledDown | RetireCause::Stopped if row.kind == DynoKind::Formation => {
+                self.log(row, log_text::state_changed(row.state, DynoState::Down));
+            }
+            RetireCause::ScaledDown
+            | RetireCause::Stopped
+            | RetireCause::Superseded
+            | RetireCause::Expired => {}
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, row: &Dyno, grace_ms: u64) -> Result<()> {
+        write_stopping(&self.shared.parts.store, row.id, now_ms()).await?;
+        crash_point::hit("dyno.stopping");
+        self.log(row, log_text::STOPPING_ALL);
+        let live = self.live.entry(row.id).or_default();
+        match &live.control {
+            // A dyno that is gone reports its end by itself.
+            Some(control) => drop(control.stop(grace_ms).await),
+            None => live.stop_when_spawned = true,
+        }
+        Ok(())
+    }
+
+    async fn kill(&mut self, row: &Dyno, cause: KillCause) {
+        let Some(live) = self.live.get_mut(&row.id) else { return };
+        live.killed = true;
+        let loopback_port = if live.loopback_only { row.port } else { None };
+        let control = live.control.clone();
+        match cause {
+            KillCause::BootTimeout => {
+                self.log(row, log_text::boot_timeout(BOOT_TIMEOUT_MS, loopback_port));
+                self.log(row, log_text::STOPPING_KILL);
+            }
+            KillCause::Stuck => self.log(row, log_text::STOPPING_REMAINING),
+        }
+        if let Some(control) = control {
+            let _ = control.kill().await;
+        }
+    }
+
+    /// Closes the row of a dyno that has no process.
+    async fn end(&mut self, row: &Dyno) -> Result<()> {
+        let state = if row.kind == DynoKind::Formation { DynoState::Down } else { DynoState::Complete };
+        write_ended_without_process(&self.shared.parts.store, row.id, state, now_ms()).await?;
+        self.live.remove(&row.id);
+        if row.state == DynoState::Crashed {
+            self.log(row, log_text::state_changed(DynoState::Crashed, DynoState::Down));
+        }
+        Ok(())
+    }
+
+    /// The node ends: everything is told to stop, and the loop waits for it.
+    pub async fn stop_all(&mut self, grace: Duration) -> Result<()> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(STOP_GRACE_MS);
+        for row in dynos::list(&self.shared.parts.store, self.app_id).await? {
+            if row.stopping_at.is_none() && self.live.contains_key(&row.id) {
+                self.stop(&row, grace_ms).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The app is gone: everything of it goes at once.
+    pub async fn clear(&mut self) {
+        for (dyno_id, live) in std::mem::take(&mut self.live) {
+            if let Some(control) = &live.control {
+                let _ = control.kill().await;
+            }
+            if let Err(error) = self.shared.parts.driver.remove(dyno_id).await {
+                tracing::error!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno's traces");
+            }
+        }
+        self.shared.routes.set(self.app_id, None);
+    }
+}
+
+/// Builds what the driver needs and starts the dyno.
+async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<DynoHandle> {
+    let release = releases::find(&parts.store, app.id, &row.release_id.to_string()).await?;
+    let release = release.ok_or_else(|| anyhow::anyhow!("its release is gone"))?;
+    let slug = match release.slug_id {
+        Some(slug_id) => slugs::find(&parts.store, slug_id).await?,
+        None => None,
+    };
+    let slug = slug.ok_or_else(|| anyhow::anyhow!("release v{} has no slug", release.version))?;
+    let options = dynos::options(&parts.store, row.id).await?.unwrap_or_default();
+    let config_vars = releases::config_vars(&parts.store, &release).await?;
+    let terminal = (row.attached && options.terminal).then(|| terminal_size(&options));
+    let variables = environment::variables(environment::Sources {
+        app,
+        dyno: row,
+        release: &release,
+        slug_commit: slug.commit.as_deref(),
+        config_vars,
+        extra: options.environment,
+        default_host: &routes::host(app, &parts.domain),
+    });
+    let size = dyno_size::find(&row.size)
+        .or_else(|| dyno_size::find(dyno_size::DEFAULT_DYNO_SIZE))
+        .ok_or_else(|| anyhow::anyhow!("the dyno size {} is unknown", row.size))?;
+    let web = row.kind == DynoKind::Formation && row.process_type == WEB;
+    let spec = DynoSpec {
+        dyno_id: row.id,
+        app_id: app.id,
+        name: row.name(),
+        uid_base: app.uid_base,
+        slug_digest: Some(slug.digest),
+        command: Command::Shell(row.command.clone()),
+        port: if web { row.port } else { None },
+        limits: Limits {
+            memory_bytes: size.memory_bytes,
+            cpu_shares: size.cpu_shares,
+            pids: size.pids,
+            disk_bytes: size.disk_bytes,
+        },
+        attach: row.attached.then_some(Attach { terminal }),
+        boot_timeout_ms: web.then_some(BOOT_TIMEOUT_MS),
+        network: NetworkPolicy::Internet,
+        volumes: Vec::new(),
+        host_name: row.id.to_string(),
+    };
+    crash_point::hit("dyno.before_spawn");
+    let handle = parts.driver.start(spec, Environment::from(variables)).await?;
+    crash_point::hit("dyno.spawned");
+    Ok(handle)
+}
+
+fn terminal_size(options: &OneOffOptions) -> TerminalSize {
+    let number = |name: &str, default: u16| {
+        let given = options.environment.get(name).and_then(|text| text.parse().ok());
+        given.filter(|number| *number > 0).unwrap_or(default)
+    };
+    TerminalSize {
+        rows: number("LINES", DEFAULT_TERMINAL.rows),
+        columns: number("COLUMNS", DEFAULT_TERMINAL.columns),
+    }
+}
+
+/// A number for `$PORT`.
+pub(super) fn random_port() -> u16 {
+    PORTS.start() + random_below(PORTS.end() - PORTS.start() + 1)
+}
+
+/// A random number below `bound`.
+pub(super) fn random_below(bound: u16) -> u16 {
+    let number = getrandom::u32().expect("the kernel's random source answers once the system is up");
+    (number % u32::from(bound)) as u16
+}
+
+async fn write_created(
+    store: &Store,
+    row: &NewDynoRow<'_>,
+    superseded: Option<&Dyno>,
+    now: Millis,
+) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => {
+        if let Some(old) = superseded {
+            dynos::retire(&mut tx, old.id, false, now).await?;
+        }
+        dynos::create(&mut tx, store.key(), row, now).await
+    })
+}
+
+async fn write_retired(store: &Store, id: DynoId, now: Millis) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => { dynos::retire(&mut tx, id, true, now).await })
+}
+
+async fn write_stopping(store: &Store, id: DynoId, now: Millis) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => { dynos::set_stopping(&mut tx, id, now).await })
+}
+
+async fn write_ended_without_process(
+    store: &Store,
+    id: DynoId,
+    state: DynoState,
+    now: Millis,
+) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => {
+        dynos::retire(&mut tx, id, true, now).await?;
+        dynos::end(&mut tx, id, state, None, now).await
+    })
+}
+
+impl Live {
+    /// A dyno that is being started for a client.
+    pub fn for_client(client: super::attach::Client) -> Self {
+        Self { client: Some(client), ..Self::default() }
+    }
+}

@@ -1,0 +1,371 @@
+//! The loop of one app: reads, plans, acts; then waits for a poke, an event, or the time the planner named.
+
+use super::attach::Client;
+use super::{DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes};
+use crate::rendezvous::AttachedStreams;
+use bytes::Bytes;
+use ferroku_core::app::App;
+use ferroku_core::config_var::ConfigVars;
+use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
+use ferroku_core::formation::Formation;
+use ferroku_core::planner::{
+    self, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, Phase, WEB,
+};
+use ferroku_core::release::Release;
+use ferroku_core::{AppId, DynoId, ReleaseId};
+use ferroku_runtime::{DynoControl, DynoEvent, DynoHandle};
+use ferroku_store::{StoreError, apps, dyno_crashes, dynos, formations, releases};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How long the loop sleeps at most: rows that changed without a poke are seen then.
+const IDLE: Duration = Duration::from_secs(15);
+/// After an error, how long until the next try.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// How often an event is tried to be recorded: for a minute, which outlasts a restart of the database.
+const EVENT_TRIES: usize = 60;
+/// Rounds of planning in one go; more would mean that planner and rows disagree.
+const MAX_ROUNDS: usize = 20;
+
+/// What a loop is told.
+pub(super) enum Message {
+    Poke,
+    /// From a dyno's pump; never a log line or attached output.
+    Event {
+        dyno_id: DynoId,
+        event: DynoEvent,
+    },
+    /// The driver has answered a start.
+    Spawned {
+        dyno_id: DynoId,
+        result: Result<DynoHandle, String>,
+    },
+    Attach {
+        dyno_id: DynoId,
+        answer: oneshot::Sender<Result<AttachedStreams>>,
+    },
+    /// The client of an attached dyno has gone; told again with the step of the hang-up that is due.
+    Hangup {
+        dyno_id: DynoId,
+        step: u32,
+    },
+    Destroyed(oneshot::Sender<()>),
+    /// Do nothing any more.
+    Leave,
+    Shutdown {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// What is known of a dyno beyond its row.
+#[derive(Default)]
+pub(super) struct Live {
+    pub control: Option<DynoControl>,
+    /// The driver has been asked to start it.
+    pub spawning: bool,
+    /// SIGTERM was wanted while it was being started.
+    pub stop_when_spawned: bool,
+    pub boot_timed_out: bool,
+    pub loopback_only: bool,
+    pub killed: bool,
+    pub client: Option<Client>,
+}
+
+/// The loop's state.
+pub(super) struct AppLoop {
+    pub shared: Arc<Shared>,
+    pub app_id: AppId,
+    pub sender: mpsc::UnboundedSender<Message>,
+    pub live: HashMap<DynoId, Live>,
+    /// Set at the node's end: nothing is started any more.
+    pub closing: Option<oneshot::Sender<()>>,
+    /// Config vars of the release that was current last.
+    config_vars: Option<(ReleaseId, ConfigVars)>,
+}
+
+/// What was read of an app.
+pub(super) struct Snapshot {
+    pub app: App,
+    pub release: Option<Release>,
+    pub formation: Vec<Formation>,
+    pub dynos: Vec<Dyno>,
+    pub crashes: Vec<planner::Crash>,
+}
+
+enum Flow {
+    Continue,
+    /// The app is gone.
+    End,
+    /// This process is about to be replaced.
+    Leave,
+}
+
+impl AppLoop {
+    pub fn new(shared: Arc<Shared>, app_id: AppId, sender: mpsc::UnboundedSender<Message>) -> Self {
+        Self { shared, app_id, sender, live: HashMap::new(), closing: None, config_vars: None }
+    }
+
+    /// Runs until the app is destroyed or the node ends.
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, handles: Vec<DynoHandle>) {
+        if let Err(error) = self.adopt(handles).await {
+            self.complain(&error, "cannot match running dynos with their rows");
+        }
+        let mut due = Instant::now();
+        loop {
+            tokio::select! {
+                message = inbox.recv() => {
+                    let Some(message) = message else { return };
+                    // Take in all that waits before planning anew.
+                    let mut flow = self.take(message).await;
+                    while let (Flow::Continue, Ok(message)) = (&flow, inbox.try_recv()) {
+                        flow = self.take(message).await;
+                    }
+                    match flow {
+                        Flow::Continue => {}
+                        Flow::End => break,
+                        Flow::Leave => return,
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {}
+            }
+            if self.closing.is_some() {
+                if self.live.is_empty() {
+                    break;
+                }
+                due = Instant::now() + IDLE;
+                continue;
+            }
+            due = match self.reconcile().await {
+                Ok(Some(wait)) => Instant::now() + wait,
+                Ok(None) => {
+                    self.clear().await;
+                    break;
+                }
+                Err(error) => {
+                    self.complain(&error, "cannot reconcile the app's dynos");
+                    Instant::now() + RETRY
+                }
+            };
+        }
+        if let Some(done) = self.closing.take() {
+            let _ = done.send(());
+        } else {
+            self.shared.closed(self.app_id);
+        }
+    }
+
+    async fn take(&mut self, message: Message) -> Flow {
+        let result = match message {
+            Message::Poke => Ok(()),
+            Message::Event { dyno_id, event } => self.on_event_surely(dyno_id, event).await,
+            Message::Spawned { dyno_id, result } => self.on_spawned(dyno_id, result).await,
+            Message::Attach { dyno_id, answer } => {
+                let streams = self.on_attach(dyno_id).await;
+                let _ = answer.send(streams);
+                Ok(())
+            }
+            Message::Hangup { dyno_id, step } => {
+                self.on_hangup(dyno_id, step).await;
+                Ok(())
+            }
+            Message::Destroyed(done) => {
+                self.clear().await;
+                let _ = done.send(());
+                return Flow::End;
+            }
+            Message::Leave => return Flow::Leave,
+            Message::Shutdown { grace, done } => {
+                self.closing = Some(done);
+                self.stop_all(grace).await
+            }
+        };
+        if let Err(error) = result {
+            self.complain(&error, "cannot record what happened to a dyno");
+        }
+        Flow::Continue
+    }
+
+    /// Events come once: one that cannot be recorded (database away, disk full) is tried again before the next.
+    async fn on_event_surely(&mut self, dyno_id: DynoId, event: DynoEvent) -> Result<()> {
+        for _ in 0..EVENT_TRIES {
+            match self.on_event(dyno_id, event.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.complain(&error, "cannot record what a dyno reports; trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        self.on_event(dyno_id, event).await
+    }
+
+    pub fn complain(&self, error: &DynosError, what: &'static str) {
+        let app_id = self.app_id;
+        tracing::error!(%app_id, error = error as &dyn std::error::Error, "{what}");
+    }
+
+    /// Matches dynos found again with rows, and ends the rows of those that are lost.
+    async fn adopt(&mut self, handles: Vec<DynoHandle>) -> Result<()> {
+        for handle in handles {
+            let dyno_id = handle.dyno_id;
+            let row = dynos::find(&self.shared.parts.store, dyno_id).await?;
+            let Some(row) = row.filter(|row| row.ended_at.is_none()) else {
+                self.shared.remove_later(dyno_id);
+                continue;
+            };
+            if row.state == DynoState::Created {
+                self.record_start(&row, handle.address).await?;
+            }
+            let control = handle.control.clone();
+            if row.stopping_at.is_some() {
+                let _ = control.stop(planner::STOP_GRACE_MS).await;
+            }
+            self.live.insert(dyno_id, Live { control: Some(control), ..Live::default() });
+            if row.attached {
+                // Its client was connected to the process before this one.
+                let _ = self.sender.send(Message::Hangup { dyno_id, step: 0 });
+            }
+            self.pump(&row, handle, None);
+        }
+        for row in dynos::list(&self.shared.parts.store, self.app_id).await? {
+            let started = matches!(row.state, DynoState::Starting | DynoState::Up);
+            if started && row.ended_at.is_none() && !self.live.contains_key(&row.id) {
+                self.record_loss(&row).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn pump(&self, row: &Dyno, handle: DynoHandle, output: Option<mpsc::Sender<Bytes>>) {
+        let pump = pump::Pump {
+            app_id: self.app_id,
+            name: row.name(),
+            logplex: self.shared.parts.logplex.clone(),
+            inbox: self.sender.clone(),
+            output,
+        };
+        tokio::spawn(pump.run(handle));
+    }
+
+    /// Plans and acts until there is nothing to do. `None`: the app is gone. Else when to look again.
+    async fn reconcile(&mut self) -> Result<Option<Duration>> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(snapshot) = self.read().await? else { return Ok(None) };
+            self.publish_route(&snapshot).await?;
+            let plan = planner::plan(&desired(&snapshot), &self.actual(&snapshot), now_ms());
+            if plan.actions.is_empty() {
+                let wait = plan.wake_at.map_or(IDLE, |at| {
+                    let ms = u64::try_from(at - now_ms()).unwrap_or(0);
+                    IDLE.min(Duration::from_millis(ms))
+                });
+                return Ok(Some(wait));
+            }
+            for action in plan.actions {
+                self.act(&snapshot, action).await?;
+            }
+        }
+        tracing::error!(app_id = %self.app_id, "the planner does not come to rest; trying again later");
+        Ok(Some(RETRY))
+    }
+
+    /// Reads the app. Formation and release are of one moment: a deploy changes both in one transaction.
+    async fn read(&self) -> Result<Option<Snapshot>> {
+        let store = &self.shared.parts.store;
+        loop {
+            let release = releases::current(store, self.app_id).await?;
+            let formation = formations::list(store, self.app_id).await?;
+            let Some(app) = apps::by_id(store, self.app_id).await? else { return Ok(None) };
+            let dynos = dynos::list(store, self.app_id).await?;
+            let crashes = dyno_crashes::list(store, self.app_id).await?;
+            let again = releases::current(store, self.app_id).await?;
+            if again.as_ref().map(|release| release.id) == release.as_ref().map(|release| release.id) {
+                return Ok(Some(Snapshot { app, release, formation, dynos, crashes }));
+            }
+        }
+    }
+
+    fn actual(&self, snapshot: &Snapshot) -> AppActual {
+        AppActual {
+            dynos: snapshot.dynos.iter().map(|row| self.dyno_actual(row)).collect(),
+            crashes: snapshot.crashes.clone(),
+        }
+    }
+
+    fn dyno_actual(&self, row: &Dyno) -> DynoActual {
+        let live = self.live.get(&row.id);
+        let phase = match row.state {
+            DynoState::Created if live.is_some_and(|live| live.spawning) => Phase::Starting,
+            DynoState::Created => Phase::Created,
+            DynoState::Starting => Phase::Starting,
+            DynoState::Up | DynoState::Idle => Phase::Up,
+            DynoState::Crashed | DynoState::Down | DynoState::Complete => Phase::Crashed,
+        };
+        // Only a web dyno that was up has ever been in the route table as a target.
+        let routed = row.kind == DynoKind::Formation && row.process_type == WEB && row.state == DynoState::Up;
+        DynoActual {
+            id: row.id,
+            kind: row.kind,
+            process_type: row.process_type.clone(),
+            ordinal: row.ordinal,
+            release_version: row.release_version,
+            restart_generation: row.restart_generation,
+            size: row.size.clone(),
+            command: row.command.clone(),
+            phase,
+            attached: row.attached,
+            restart_requested: row.restart_requested_at.is_some(),
+            stop_requested: row.stop_requested_at.is_some(),
+            retired: row.retired_at.is_some(),
+            draining_at: row.draining_at,
+            drained: !routed || self.shared.parts.router.is_drained(row.id),
+            stopping_at: row.stopping_at,
+            boot_timed_out: live.is_some_and(|live| live.boot_timed_out),
+            killed: live.is_some_and(|live| live.killed),
+            expires_at: row.expires_at,
+            created_at: row.created_at,
+        }
+    }
+
+    async fn publish_route(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let none = ConfigVars::new();
+        if let Some(release) = &snapshot.release
+            && self.config_vars.as_ref().is_none_or(|(id, _)| *id != release.id)
+        {
+            let mut vars = releases::config_vars(&self.shared.parts.store, release).await?;
+            vars.retain(|name, _| matches!(name.as_str(), "ERROR_PAGE_URL" | "MAINTENANCE_PAGE_URL"));
+            self.config_vars = Some((release.id, vars));
+        }
+        let vars = self.config_vars.as_ref().map_or(&none, |(_, vars)| vars);
+        let has_code = snapshot.release.as_ref().is_some_and(|release| release.slug_id.is_some());
+        let domain = &self.shared.parts.domain;
+        let entry =
+            routes::entry(&snapshot.app, has_code, vars, &snapshot.formation, &snapshot.dynos, domain);
+        self.shared.routes.set(self.app_id, Some(entry));
+        Ok(())
+    }
+}
+
+/// What is wanted of an app.
+fn desired(snapshot: &Snapshot) -> AppDesired {
+    AppDesired {
+        release: snapshot
+            .release
+            .as_ref()
+            .filter(|release| release.slug_id.is_some())
+            .map(|release| DesiredRelease { id: release.id, version: release.version }),
+        restart_generation: snapshot.app.restart_generation,
+        formation: snapshot
+            .formation
+            .iter()
+            .map(|one| DesiredType {
+                process_type: one.process_type.clone(),
+                command: one.command.clone(),
+                quantity: one.quantity,
+                size: one.size.clone(),
+            })
+            .collect(),
+        max_surge: MAX_SURGE,
+    }
+}

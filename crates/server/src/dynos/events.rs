@@ -1,0 +1,245 @@
+//! What dynos report, put into their rows and logs.
+
+use super::app_loop::{AppLoop, Live, RETRY};
+use super::{Result, log_text, now_ms};
+use crate::crash_point;
+use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
+use ferroku_core::planner::{self, Crash, WEB};
+use ferroku_core::{AppId, DynoId, Millis};
+use ferroku_runtime::{DynoEvent, DynoHandle};
+use ferroku_store::{Store, dyno_crashes, dynos};
+use std::net::SocketAddr;
+
+/// How a dyno came to its end.
+enum End {
+    /// Its last process ended with this status, which may have been the kernel's doing for want of memory.
+    Exited { status: i32, oom_killed: bool },
+    /// It never ran.
+    NotStarted { reason: String },
+    /// Its dyno-init died; nobody knows how it ended.
+    Lost,
+}
+
+impl AppLoop {
+    /// The driver has answered a start.
+    pub async fn on_spawned(&mut self, dyno_id: DynoId, result: Result<DynoHandle, String>) -> Result<()> {
+        let Some(row) = self.living(dyno_id).await? else {
+            self.live.remove(&dyno_id);
+            self.shared.remove_later(dyno_id);
+            return Ok(());
+        };
+        let handle = match result {
+            Ok(handle) => handle,
+            Err(reason) => return self.record_end(&row, End::NotStarted { reason }).await,
+        };
+        while let Err(error) = self.record_start(&row, handle.address).await {
+            self.complain(&error, "cannot record that a dyno was started; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+        let live = self.live.entry(dyno_id).or_default();
+        live.spawning = false;
+        let control = handle.control.clone();
+        live.control = Some(control.clone());
+        let client = live.client.take();
+        if live.stop_when_spawned {
+            let _ = control.stop(planner::STOP_GRACE_MS).await;
+        }
+        let output = client.map(|client| self.connect(dyno_id, control, client));
+        self.pump(&row, handle, output);
+        Ok(())
+    }
+
+    /// An event of a dyno that runs.
+    pub async fn on_event(&mut self, dyno_id: DynoId, event: DynoEvent) -> Result<()> {
+        let Some(row) = self.living(dyno_id).await? else {
+            let last =
+                matches!(event, DynoEvent::Exited { .. } | DynoEvent::Lost | DynoEvent::StartFailed { .. });
+            if last {
+                self.live.remove(&dyno_id);
+                self.shared.remove_later(dyno_id);
+            }
+            return Ok(());
+        };
+        let web = row.kind == DynoKind::Formation && row.process_type == WEB;
+        match event {
+            DynoEvent::Started if !web => self.record_up(&row).await?,
+            DynoEvent::Bound => self.record_up(&row).await?,
+            DynoEvent::BoundLoopbackOnly => {
+                self.live_mut(dyno_id).loopback_only = true;
+                self.log(&row, log_text::loopback_only(row.port.unwrap_or_default()));
+            }
+            DynoEvent::BootTimeout => self.live_mut(dyno_id).boot_timed_out = true,
+            DynoEvent::StopTimeout => {
+                self.log(&row, log_text::EXIT_TIMEOUT);
+                self.log(&row, log_text::STOPPING_REMAINING);
+            }
+            DynoEvent::Exited { status, oom_killed, .. } => {
+                self.record_end(&row, End::Exited { status, oom_killed }).await?;
+            }
+            DynoEvent::StartFailed { message } => {
+                self.record_end(&row, End::NotStarted { reason: message }).await?;
+            }
+            DynoEvent::Lost => self.record_end(&row, End::Lost).await?,
+            DynoEvent::Started
+            | DynoEvent::Log { .. }
+            | DynoEvent::LogDropped { .. }
+            | DynoEvent::Output(_) => {}
+        }
+        Ok(())
+    }
+
+    fn live_mut(&mut self, dyno_id: DynoId) -> &mut Live {
+        self.live.entry(dyno_id).or_default()
+    }
+
+    pub async fn living(&self, dyno_id: DynoId) -> Result<Option<Dyno>> {
+        let row = dynos::find(&self.shared.parts.store, dyno_id).await?;
+        Ok(row.filter(|row| row.ended_at.is_none() && row.app_id == self.app_id))
+    }
+
+    /// Its dyno-init runs.
+    pub async fn record_start(&self, row: &Dyno, address: Option<SocketAddr>) -> Result<()> {
+        let address = address.map(|address| address.to_string());
+        let store = &self.shared.parts.store;
+        write_state(store, row.id, DynoState::Starting, address.as_deref(), now_ms()).await?;
+        crash_point::hit("dyno.started");
+        self.log(row, log_text::starting(&row.command));
+        Ok(())
+    }
+
+    async fn record_up(&self, row: &Dyno) -> Result<()> {
+        if !matches!(row.state, DynoState::Created | DynoState::Starting) {
+            return Ok(());
+        }
+        write_state(&self.shared.parts.store, row.id, DynoState::Up, None, now_ms()).await?;
+        crash_point::hit("dyno.up");
+        self.log(row, log_text::state_changed(row.state, DynoState::Up));
+        Ok(())
+    }
+
+    /// A row whose process is nowhere to be found.
+    pub async fn record_loss(&mut self, row: &Dyno) -> Result<()> {
+        self.record_end(row, End::Lost).await
+    }
+
+    /// Ends the row, says so in the log, and removes what is left of the dyno.
+    async fn record_end(&mut self, row: &Dyno, end: End) -> Result<()> {
+        let now = now_ms();
+        let store = self.shared.parts.store.clone();
+        let wanted_to_go = row.retired_at.is_some() || self.closing.is_some() || row.stopping_at.is_some();
+        let lost = matches!(end, End::Lost);
+        let state = match row.kind {
+            DynoKind::Run | DynoKind::Release => DynoState::Complete,
+            DynoKind::Formation if wanted_to_go || lost => DynoState::Down,
+            DynoKind::Formation => DynoState::Crashed,
+        };
+        let crash = match state {
+            DynoState::Crashed => Some(self.count_crash(row, now).await?),
+            _ => None,
+        };
+        let status = match end {
+            End::Exited { status, .. } => Some(status),
+            End::NotStarted { .. } | End::Lost => None,
+        };
+        crash_point::hit("dyno.before_end");
+        write_end(&store, self.app_id, row.id, state, status, crash.as_ref(), now).await?;
+        crash_point::hit("dyno.ended");
+        self.log_end(row, &end, state);
+        if crash.is_some() {
+            self.log_who_keeps_serving(row).await?;
+        }
+        self.live.remove(&row.id);
+        self.shared.remove_later(row.id);
+        Ok(())
+    }
+
+    fn log_end(&self, row: &Dyno, end: &End, state: DynoState) {
+        match end {
+            End::Exited { status, oom_killed } => {
+                if *oom_killed {
+                    self.log(row, log_text::MEMORY_VASTLY_EXCEEDED);
+                    self.log(row, log_text::STOPPING_KILL);
+                }
+                self.log(row, log_text::exited(*status));
+            }
+            End::NotStarted { reason } => self.log(row, log_text::start_failed(reason)),
+            End::Lost => self.log(row, log_text::LOST),
+        }
+        // Of one that was told to go, its retirement has said so already.
+        if state != DynoState::Down {
+            self.log(row, log_text::state_changed(row.state, state));
+        }
+    }
+
+    /// How often the slot has crashed now, and when it may start again.
+    async fn count_crash(&self, row: &Dyno, now: Millis) -> Result<Crash> {
+        let known = dyno_crashes::list(&self.shared.parts.store, self.app_id).await?;
+        let earlier = known
+            .iter()
+            .find(|crash| {
+                crash.process_type == row.process_type
+                    && crash.ordinal == row.ordinal
+                    && crash.release_version == row.release_version
+                    && crash.restart_generation == row.restart_generation
+            })
+            .map_or(0, |crash| crash.crashes);
+        let up_for_ms = (row.state == DynoState::Up).then(|| now - row.updated_at);
+        let (crashes, next_start_at) = planner::after_crash(earlier, up_for_ms, now);
+        Ok(Crash {
+            process_type: row.process_type.clone(),
+            ordinal: row.ordinal,
+            release_version: row.release_version,
+            restart_generation: row.restart_generation,
+            crashes,
+            next_start_at,
+        })
+    }
+
+    /// Tells that an older release goes on serving because this one's web dyno crashed.
+    async fn log_who_keeps_serving(&self, row: &Dyno) -> Result<()> {
+        if row.process_type != WEB {
+            return Ok(());
+        }
+        let others = dynos::list(&self.shared.parts.store, self.app_id).await?;
+        let older = others.iter().find(|other| {
+            other.process_type == WEB
+                && other.state == DynoState::Up
+                && other.draining_at.is_none()
+                && other.release_version < row.release_version
+        });
+        if let Some(older) = older {
+            self.log(row, log_text::keeps_serving(older.release_version, row.release_version));
+        }
+        Ok(())
+    }
+}
+
+async fn write_state(
+    store: &Store,
+    id: DynoId,
+    state: DynoState,
+    address: Option<&str>,
+    now: Millis,
+) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => { dynos::set_state(&mut tx, id, state, address, now).await })
+}
+
+async fn write_end(
+    store: &Store,
+    app_id: AppId,
+    id: DynoId,
+    state: DynoState,
+    status: Option<i32>,
+    crash: Option<&Crash>,
+    now: Millis,
+) -> ferroku_store::Result<()> {
+    ferroku_store::write!(store, tx => {
+        if let Some(crash) = crash {
+            dyno_crashes::record(&mut tx, app_id, crash).await?;
+        } else {
+            // Its label is free: only a crashed one keeps it.
+            dynos::retire(&mut tx, id, true, now).await?;
+        }
+        dynos::end(&mut tx, id, state, status, now).await
+    })
+}
