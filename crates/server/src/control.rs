@@ -1,61 +1,184 @@
 //! The control process: what `ferrokud control` runs.
 //!
-//! Opens every part (store, logs, dynos, router, builds), adopts what an earlier control process left, and serves API and
-//! git on the listener it inherited from the supervisor as descriptor 3.
+//! Opens every part (store, logs, dynos, router, builds), adopts what an earlier control process left, and serves API
+//! and git on the listener it inherited from the supervisor as descriptor 3.
 //!
 //! In: SIGINT means "stop the dynos, then end"; SIGTERM "end, and leave the dynos to the next control process".
 
+use crate::api;
+use crate::app_destruction::Destructions;
+use crate::builds::{self, Builds};
 use crate::crash_point;
-use crate::node::NodeConfig;
+use crate::dynos::{self, DynoManager};
+use crate::events::EventFeed;
+use crate::listener::{self, Endpoint, Limits};
+use crate::login::Logins;
+use crate::node::{Node, NodeConfig, now_ms};
+use crate::rate_limit::RateLimits;
+use crate::rendezvous::Rendezvous;
+use crate::router_link::RouterLink;
+use crate::secrets;
 use crate::supervisor::pid_file::PidFile;
+use crate::tls::{Identity, ServerNames};
 use anyhow::Context;
-use ferroku_runtime::spawn;
+use ferroku_logplex::Logplex;
+use ferroku_runtime::{Driver, SandboxConfig, SandboxDriver, spawn};
+use ferroku_store::Store;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// Threads that run handlers. Blocking work has threads of its own; a node of two cores needs no more.
 const WORKER_THREADS: usize = 2;
+/// Heroku's time from SIGTERM to SIGKILL (article "Dyno shutdown behavior").
+const DYNO_GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the control process until it is told to end.
 ///
 /// # Errors
 /// The node cannot serve: what is missing and what to do stands in the error.
 pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
-    let api: TcpListener = spawn::take_inherited(0).context("`ferrokud server` starts this, not you")?.into();
-    let mut pid_file = PidFile::hold(&config.data.join("run/control.pid"))
+    let listener: TcpListener = spawn::take_inherited(0).context("`ferrokud server` starts this, not you")?.into();
+    listener.set_nonblocking(true).context("cannot use the API's listening socket")?;
+    let pid_file = PidFile::hold(&config.data.join("run/control.pid"))
         .context("cannot claim run/control.pid: another control process holds this data folder")?;
     start_logging();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok()
+        .context("another cryptographic provider is installed already")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    runtime.block_on(async {
-        crash_point::hit("control.before_ready");
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        pid_file.ready().context("cannot write run/control.pid")?;
-        crash_point::hit("control.ready");
-        let _ = &api;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        anyhow::Ok(())
-    })?;
+    runtime.block_on(serve(config, listener, pid_file))?;
+    // Threads that still wait for a disk must not hold up the end: everything that counts was flushed.
+    runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Log lines go to stderr, which is the supervisor's; `FERROKU_LOG` chooses them (`info`, `ferroku=debug`, ...).
+/// Log lines go to stderr, which is the supervisor's; `FERROKU_LOG` chooses them (`info`, `ferroku_server=debug`).
 pub fn start_logging() {
-    let filter =
-        EnvFilter::try_from_env("FERROKU_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ferroku=info"));
+    let filter = EnvFilter::try_from_env("FERROKU_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A second call, in a test, finds the first one's subscriber.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let names = ServerNames::of_node(&config.domain, config.listen);
+    let identity = Arc::new(Identity::open(&config.data, names, now_ms()).context("cannot set up TLS")?);
+    let node = open(config).await?;
+    start(&node).await?;
+    tokio::spawn(identity.clone().keep_renewed());
+    let listener =
+        tokio::net::TcpListener::from_std(listener).context("cannot serve on the API's listening socket")?;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(listener::serve(listener, endpoint(&node, &identity), stop.clone()));
+    crash_point::hit("control.before_ready");
+    pid_file.ready().context("cannot write run/control.pid")?;
+    crash_point::hit("control.ready");
+    let stop_dynos = tokio::select! {
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => false,
+    };
+    if stop_dynos {
+        // Requests are still answered: `heroku logs --tail` shows how the dynos end.
+        node.dynos.shutdown(DYNO_GRACE).await;
+    }
+    stop.cancel();
+    node.logplex.close_tails();
+    let _ = serving.await;
+    if stop_dynos {
+        node.driver().shutdown().await;
+    }
+    node.logplex.flush().await.context("cannot write the last log lines; is the disk full?")?;
+    Ok(())
+}
+
+/// Opens every part; none of them acts yet.
+async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
+    let store_url = config.store_url();
+    let key = secrets::master_key(&config.data, &store_url)?;
+    let store = Store::open(&store_url, key).await.context("cannot open the store")?;
+    secrets::ensure_owner(&store, &config.data, &config.owner_email).await?;
+    let logplex = Logplex::open(config.data.join("logs")).context("cannot open the logs")?;
+    let mut sandbox = SandboxConfig::new(config.data.clone());
+    sandbox.dyno_init = beside("dyno-init")?;
+    let driver = Arc::new(SandboxDriver::open(sandbox).await.context("cannot run dynos on this machine")?);
+    let router = RouterLink::connect(config.data.join("run/router.sock"));
+    let dynos = DynoManager::new(dynos::Parts {
+        store: store.clone(),
+        logplex: logplex.clone(),
+        driver: driver.clone(),
+        router: router.clone(),
+        domain: config.domain.clone(),
+    });
+    Ok(Arc::new(Node {
+        store,
+        driver: Some(driver),
+        router,
+        logplex,
+        rendezvous: Rendezvous::new(),
+        events: EventFeed::default(),
+        dynos,
+        builds: Builds::new(&config.data),
+        destructions: Destructions::default(),
+        logins: Logins::default(),
+        rate_limits: RateLimits::default(),
+        config,
+    }))
+}
+
+/// Adopts what lives and starts every loop.
+async fn start(node: &Arc<Node>) -> anyhow::Result<()> {
+    node.dynos.start().await.context("cannot take over the dynos")?;
+    node.spawn_tasks();
+    let (named, changed) = (node.clone(), node.clone());
+    let parts = builds::Parts {
+        store: node.store.clone(),
+        driver: node.driver().clone(),
+        logplex: node.logplex.clone(),
+        web_url: Arc::new(move |app_name| named.config.web_url(app_name)),
+        changed: Arc::new(move |app_id| {
+            changed.dynos.poke(app_id);
+            changed.events.poke();
+        }),
+    };
+    node.builds.start(parts).await.context("cannot start the build service")
+}
+
+fn endpoint(node: &Arc<Node>, identity: &Identity) -> Endpoint {
+    let dynos = node.dynos.clone();
+    Endpoint {
+        app: api::app(node.clone()),
+        tls: identity.server_config(),
+        rendezvous: node.rendezvous.clone(),
+        attach: Arc::new(move |dyno_id| {
+            let dynos = dynos.clone();
+            Box::pin(async move { Ok(dynos.attach(dyno_id).await?) })
+        }),
+        limits: Limits::default(),
+    }
+}
+
+/// A static program that came with this one: in the folder `static` beside it, where `make build` puts it, or beside it.
+///
+/// # Errors
+/// It is in neither place.
+pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot find my own program")?;
+    let folder = program.parent().unwrap_or_else(|| std::path::Path::new("/"));
+    let places = [folder.join("static").join(name), folder.join(name)];
+    places.iter().find(|path| path.exists()).cloned().with_context(|| {
+        format!("{name} is missing; it must lie beside {} (`make build` puts it there)", program.display())
+    })
 }
