@@ -7,7 +7,7 @@
 
 use crate::api;
 use crate::app_destruction::Destructions;
-use crate::builds::{self, Builds};
+use crate::builds::Builds;
 use crate::crash_point;
 use crate::dynos::{self, DynoManager};
 use crate::events::EventFeed;
@@ -43,7 +43,8 @@ const DYNO_GRACE: Duration = Duration::from_secs(30);
 /// # Errors
 /// The node cannot serve: what is missing and what to do stands in the error.
 pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
-    let listener: TcpListener = spawn::take_inherited(0).context("`ferrokud server` starts this, not you")?.into();
+    let listener: TcpListener =
+        spawn::take_inherited(0).context("`ferrokud server` starts this, not you")?.into();
     listener.set_nonblocking(true).context("cannot use the API's listening socket")?;
     let pid_file = PidFile::hold(&config.data.join("run/control.pid"))
         .context("cannot claim run/control.pid: another control process holds this data folder")?;
@@ -67,8 +68,11 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
 pub fn start_logging() {
     let filter = EnvFilter::try_from_env("FERROKU_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A second call, in a test, finds the first one's subscriber.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
 async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile) -> anyhow::Result<()> {
@@ -142,18 +146,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
 async fn start(node: &Arc<Node>) -> anyhow::Result<()> {
     node.dynos.start().await.context("cannot take over the dynos")?;
     node.spawn_tasks();
-    let (named, changed) = (node.clone(), node.clone());
-    let parts = builds::Parts {
-        store: node.store.clone(),
-        driver: node.driver().clone(),
-        logplex: node.logplex.clone(),
-        web_url: Arc::new(move |app_name| named.config.web_url(app_name)),
-        changed: Arc::new(move |app_id| {
-            changed.dynos.poke(app_id);
-            changed.events.poke();
-        }),
-    };
-    node.builds.start(parts).await.context("cannot start the build service")
+    node.builds.start(node).await.context("cannot start the build service")
 }
 
 fn endpoint(node: &Arc<Node>, identity: &Identity) -> Endpoint {

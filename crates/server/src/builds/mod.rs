@@ -123,7 +123,7 @@ impl Builds {
         let inner = &self.0;
         let program = std::env::current_exe()?;
         inner.git.repositories.prepare(&program)?;
-        let compiler = install_compiler(&program.with_file_name("slug-compiler"), &inner.data.join("bin"))?;
+        let compiler = install_compiler(&crate::control::beside("slug-compiler")?, &inner.data.join("bin"))?;
         for (name, mode) in
             [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)]
         {
