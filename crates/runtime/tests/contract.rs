@@ -17,7 +17,7 @@ async fn a_dyno_runs_its_slug_and_tells_numbered_lines_and_its_end() {
         (".profile.d/a.sh", "export PROFILED=\"profile saw $GREETING\"\nset -- gone\n"),
     ]);
     let spec = DynoSpec { slug_digest: Some(digest), ..spec("bash run.sh") };
-    let mut handle = node.driver.start(spec, environment(&[("GREETING", "hello")])).await.unwrap();
+    let mut handle = node.driver().start(spec, environment(&[("GREETING", "hello")])).await.unwrap();
     assert_eq!(next(&mut handle).await, DynoEvent::Started);
     let mut lines = Vec::new();
     let end = loop {
@@ -39,7 +39,7 @@ async fn a_dyno_runs_its_slug_and_tells_numbered_lines_and_its_end() {
         [line(false, "from hello"), line(false, "one"), line(false, "profile saw hello"), line(true, "two")];
     assert_eq!(told, expected);
     assert_eq!(handle.next_event().await, None);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -48,7 +48,7 @@ async fn the_environment_stays_off_the_disk() {
     let node = TestNode::open().await;
     let secret = "s3cr3t-value-of-a-config-var";
     let mut handle =
-        node.driver.start(spec("echo [$KEY]; sleep 1000"), environment(&[("KEY", secret)])).await.unwrap();
+        node.driver().start(spec("echo [$KEY]; sleep 1000"), environment(&[("KEY", secret)])).await.unwrap();
     assert!(until_line(&mut handle, "[").await.contains(secret), "the dyno itself has it");
     let ring = node.data().join("dynos").join(handle.dyno_id.to_string()).join("ring");
     let mut files = 0;
@@ -60,7 +60,7 @@ async fn the_environment_stays_off_the_disk() {
         }
     }
     assert!(files > 5, "config.json, launch.json and others were read");
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -125,14 +125,14 @@ async fn app_is_writable_and_the_slug_never_changes() {
         text.contains("1000 .\n1000 kept\n1000 dir/file\n1000 sub\noriginal\nchanged\ndir\nkept\nsub\n"),
         "{text}"
     );
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     let mut handle = node.start(run("cat kept; ls")).await;
     let (text, _) = finish(&mut handle).await;
     assert_eq!(text, "original\ndir\ngone\nkept\n", "the next dyno of the release starts afresh");
     let root = node.data().join("slugs").join(&digest);
     assert_eq!(fs::read_to_string(root.join("kept")).unwrap(), "original\n");
     assert_eq!(fs::metadata(root.join("kept")).unwrap().uid(), SLUG_UID);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -169,7 +169,7 @@ async fn volumes_belong_to_the_dyno_inside_and_to_the_slug_user_on_disk() {
         let metadata = fs::metadata(folder.join(name)).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (SLUG_UID, SLUG_UID), "{name}");
     }
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -196,22 +196,22 @@ async fn binding_the_port_is_seen_and_told_apart() {
     let mut handle = node.start(web(&listen("0.0.0.0"), 30_000)).await;
     until(&mut handle, |event| *event == DynoEvent::Bound).await;
     assert!(handle.address.is_some_and(|address| address.port() == 5006));
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(web(&listen("::"), 30_000)).await;
     until(&mut handle, |event| *event == DynoEvent::Bound).await;
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(web(&listen("127.0.0.1"), 3_000)).await;
     until(&mut handle, |event| *event == DynoEvent::BoundLoopbackOnly).await;
     until(&mut handle, |event| *event == DynoEvent::BootTimeout).await;
     handle.control.stop(10_000).await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 143);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(web("sleep 1000", 500)).await;
     until(&mut handle, |event| *event == DynoEvent::BootTimeout).await;
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -227,27 +227,27 @@ async fn stopping_asks_every_process_then_kills() {
     let (text, end) = finish(&mut handle).await;
     assert_eq!(status(&end), 7, "{text}");
     assert!(text.contains("child asked") && text.contains("\nasked") || text.starts_with("asked"), "{text}");
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(spec("trap '' TERM; echo ready; while :; do sleep 0.1; done")).await;
     until_line(&mut handle, "ready").await;
     handle.control.stop(300).await.unwrap();
     until(&mut handle, |event| *event == DynoEvent::StopTimeout).await;
     assert_eq!(status(&finish(&mut handle).await.1), 137);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle =
         node.start(spec("trap 'echo usr1; exit 9' USR1; echo ready; while :; do sleep 0.1; done")).await;
     until_line(&mut handle, "ready").await;
     handle.control.signal(10).await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 9);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(spec("echo ready; sleep 1000")).await;
     until_line(&mut handle, "ready").await;
     handle.control.kill().await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 137);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -299,14 +299,14 @@ async fn an_attached_terminal_has_its_size_and_takes_input() {
     let (text, end) = finish(&mut handle).await;
     assert_eq!(text, "20 60\r\n");
     assert_eq!(status(&end), 4);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     // Control-C reaches the foreground job: the shell has job control, so the terminal is a controlling one.
     let mut handle = node.start(attached("cat; echo over", terminal)).await;
     until(&mut handle, |event| *event == DynoEvent::Started).await;
     handle.control.write_stdin(*b"\x03").await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 130);
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -330,13 +330,13 @@ async fn attached_pipes_carry_megabytes_both_ways() {
     feeding.await.unwrap();
     assert_eq!(status(&end), 0);
     assert_eq!(text, format!("{expected}  -\n0\n"));
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
 
     let mut handle = node.start(attached("seq 1 300000; echo err >&2", Attach { terminal: None })).await;
     let (text, _) = finish(&mut handle).await;
     let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect::<String>() + "err\n";
     assert!(text == expected, "{} bytes of {}", text.len(), expected.len());
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -344,25 +344,25 @@ async fn attached_pipes_carry_megabytes_both_ways() {
 async fn what_cannot_start_says_why_and_leaves_nothing() {
     let node = TestNode::open().await;
     let missing = DynoSpec { slug_digest: Some("abc".into()), ..spec("true") };
-    let error = node.driver.start(missing, environment(&[])).await.unwrap_err();
+    let error = node.driver().start(missing, environment(&[])).await.unwrap_err();
     assert!(error.to_string().contains("slug abc is not in"), "{error}");
     let overlapping = DynoSpec { uid_base: u32::MAX - 10, ..spec("true") };
     let dyno_id = overlapping.dyno_id;
-    let mut handle = node.driver.start(overlapping, environment(&[])).await.unwrap();
+    let mut handle = node.driver().start(overlapping, environment(&[])).await.unwrap();
     let (_, end) = finish(&mut handle).await;
     println!("{end:?}");
     assert!(matches!(end, DynoEvent::StartFailed { .. }), "{end:?}");
-    node.driver.remove(dyno_id).await.unwrap();
+    node.driver().remove(dyno_id).await.unwrap();
     let twice = spec("sleep 1000");
     let handle = node.start(twice.clone()).await;
-    assert!(node.driver.start(twice, environment(&[])).await.is_err());
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    assert!(node.driver().start(twice, environment(&[])).await.is_err());
+    node.driver().remove(handle.dyno_id).await.unwrap();
     let nul = spec("true");
-    let mut handle = node.driver.start(nul, environment(&[("A", "b\0c")])).await.unwrap();
+    let mut handle = node.driver().start(nul, environment(&[("A", "b\0c")])).await.unwrap();
     let (text, end) = finish(&mut handle).await;
     assert_eq!(status(&end), 126, "{text}");
     assert!(text.contains("NUL"), "{text}");
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     assert_eq!(FIRST_APP_UID % 65_536, 0);
     node.close().await;
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use ferroku_core::DynoId;
-use ferroku_runtime::{Driver, DynoEvent, DynoHandle, SandboxDriver};
+use ferroku_runtime::{Driver, DynoEvent, DynoHandle};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -58,8 +58,9 @@ async fn ten_thousand_lines_arrive_all_and_once_over_new_controls() {
     for _ in 0..3 {
         // Control dies: nothing is told to anybody, the connection just breaks.
         drop(handle);
-        node.driver = reopen(node.driver, node.folder.path()).await;
-        let mut adopted = node.driver.adopt().await.unwrap();
+        node.driver = None;
+        node.driver = Some(open(node.folder.path()).await);
+        let mut adopted = node.driver().adopt().await.unwrap();
         assert_eq!(adopted.len(), 1);
         handle = adopted.remove(0);
         assert_eq!(handle.dyno_id, dyno_id);
@@ -74,14 +75,8 @@ async fn ten_thousand_lines_arrive_all_and_once_over_new_controls() {
     println!("{received} lines received, {} of them again", received - lines.len());
     let expected: Vec<_> = (1..=10_000u64).map(|number| (number, format!("line {number}"))).collect();
     assert!(lines == expected, "{} different lines", lines.len());
-    node.driver.remove(dyno_id).await.unwrap();
+    node.driver().remove(dyno_id).await.unwrap();
     node.close().await;
-}
-
-async fn reopen(old: SandboxDriver, data: &Path) -> SandboxDriver {
-    // What a kill does, as far as one process can do it to itself: sockets close, threads end.
-    drop(old);
-    open(data).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,11 +90,11 @@ async fn what_happened_while_control_was_away_is_told_later() {
     let address = living.address;
     drop((living, ending, lost));
     let data = node.folder.path().to_path_buf();
-    drop(node.driver);
+    node.driver = None;
     tokio::time::sleep(Duration::from_secs(2)).await;
     kill_nine(dyno_init_of(&data, lost_id).unwrap());
-    node.driver = open(&data).await;
-    let mut adopted = node.driver.adopt().await.unwrap();
+    node.driver = Some(open(&data).await);
+    let mut adopted = node.driver().adopt().await.unwrap();
     assert_eq!(adopted.len(), 3);
     for handle in &mut adopted {
         match handle.dyno_id {
@@ -119,7 +114,7 @@ async fn what_happened_while_control_was_away_is_told_later() {
         }
     }
     for id in [living_id, ending_id, lost_id] {
-        node.driver.remove(id).await.unwrap();
+        node.driver().remove(id).await.unwrap();
     }
     node.close().await;
 }
@@ -138,7 +133,7 @@ async fn a_dyno_dies_with_its_dyno_init() {
         fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|command| command.contains(mark))
     });
     assert!(!alive, "a process of the dyno is still there");
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -151,7 +146,7 @@ async fn lines_beyond_the_ring_are_counted_not_waited_for() {
     let dyno_id = handle.dyno_id;
     drop(handle);
     let data = node.folder.path().to_path_buf();
-    drop(node.driver);
+    node.driver = None;
     let exit = data.join("dynos").join(dyno_id.to_string()).join("exit.json");
     for _ in 0..600 {
         if exit.exists() {
@@ -162,8 +157,8 @@ async fn lines_beyond_the_ring_are_counted_not_waited_for() {
     assert!(exit.exists(), "the dyno had to wait");
     let ring = data.join("dynos").join(dyno_id.to_string()).join("ring");
     assert!(fs::metadata(ring).unwrap().len() <= 4096 + (4 << 20));
-    node.driver = open(&data).await;
-    let mut handle = node.driver.adopt().await.unwrap().remove(0);
+    node.driver = Some(open(&data).await);
+    let mut handle = node.driver().adopt().await.unwrap().remove(0);
     let (mut told, mut dropped) = (0, 0);
     loop {
         match next(&mut handle).await {
@@ -176,7 +171,7 @@ async fn lines_beyond_the_ring_are_counted_not_waited_for() {
     println!("{told} told, {dropped} dropped");
     assert_eq!(told + dropped, 8_000);
     assert!(told >= 1_900, "half of the ring at least is kept");
-    node.driver.remove(dyno_id).await.unwrap();
+    node.driver().remove(dyno_id).await.unwrap();
     node.close().await;
 }
 
@@ -195,6 +190,6 @@ async fn dyno_init_is_small() {
     let (pss, resident) = (value("Pss:"), value("Rss:"));
     println!("dyno-init: {pss} kB proportional, {resident} kB resident");
     assert!(resident < 2_048, "{rollup}");
-    node.driver.remove(handle.dyno_id).await.unwrap();
+    node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }

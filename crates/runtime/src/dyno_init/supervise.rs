@@ -163,8 +163,8 @@ impl Supervisor {
             waits.push((channel.as_fd(), libc::POLLIN));
         }
         if let Some(outlet) = &self.outlet {
-            let events = if outlet.has_output() { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-            waits.push((outlet.as_fd(), events));
+            let more = outlet.has_output() || outlet.greeted && self.may_tell() && !self.ring.is_read();
+            waits.push((outlet.as_fd(), if more { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN }));
         }
         let mut list: Vec<libc::pollfd> = waits
             .iter()
@@ -292,11 +292,15 @@ impl Supervisor {
         }
     }
 
+    /// The first words of a command can be here before the news that it runs.
+    fn may_tell(&self) -> bool {
+        self.started_at_ms.is_some() || self.end.is_some()
+    }
+
     /// Everything that is ready goes to control; its end comes last.
     fn pump(&mut self) {
+        let may_tell = self.may_tell();
         let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.greeted) else { return };
-        // The first words of a command can be here before the news that it runs.
-        let may_tell = self.started_at_ms.is_some() || self.end.is_some();
         if may_tell {
             outlet.take_lines(&mut self.ring);
         }
@@ -484,6 +488,7 @@ impl Supervisor {
                 if self.environment_sent && self.end.is_none() {
                     self.started_at_ms = Some(sys::monotonic_ms());
                     self.tell(&FromDynoInit::Started);
+                    sys::give_memory_back();
                 }
             }
             Ok((_, Some(master))) => {

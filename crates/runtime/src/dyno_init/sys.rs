@@ -325,3 +325,30 @@ pub fn monotonic_ms() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
+
+/// Lets go of what only the start needed: free heap, and the pages of the program itself, of which the kernel brings
+/// back the few that go on being used. A dyno-init lives as long as its dyno, and there are many.
+pub fn give_memory_back() {
+    // SAFETY: returns free heap to the kernel.
+    unsafe { libc::malloc_trim(0) };
+    let Ok(program) = std::fs::read_link("/proc/self/exe") else { return };
+    let program = program.to_string_lossy();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines().filter(|line| line.ends_with(program.as_ref())) {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(rights), Some(offset)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        // Code, and constants, which begin the file. Not what is read-only since the start only: it was written then.
+        if !(rights == "r-xp" || rights == "r--p" && offset.bytes().all(|digit| digit == b'0')) {
+            continue;
+        }
+        let bounds = range
+            .split_once('-')
+            .map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        let Some((Ok(start), Ok(end))) = bounds else { continue };
+        // SAFETY: private mappings of a file that were never written, since relocations go into the data segments
+        // only: dropped pages are read again from the file.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 
 /// Events that wait for the manager; then dyno-init's ring has the rest.
 const EVENTS: usize = 256;
@@ -35,6 +36,17 @@ pub(super) struct Running {
     pub connection: watch::Receiver<()>,
     pub pid: Arc<AtomicU32>,
     pub slot: Option<u32>,
+    /// The connection's tasks; they end with the driver, as they would with the process.
+    pub tasks: JoinSet<()>,
+}
+
+/// Nobody waits for room in the input of a dyno that is gone.
+struct CloseOnDrop(Arc<Semaphore>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// One connection's reading half and what it tells.
@@ -82,22 +94,22 @@ pub(super) async fn connect(
     } else {
         sent.map_err(failed("write to it"))?;
     }
-    let (handle, running, reader, alive, inbox) = parts(shared, plan);
-    let window = Arc::clone(&reader.stdin_window);
-    let writer = tokio::spawn(write_actions(write, inbox));
-    tokio::spawn(async move {
-        reader.run(read).await;
-        window.close();
-        writer.abort();
-        drop(alive);
+    let (handle, mut running, reader, alive, inbox) = parts(shared, plan);
+    let window = CloseOnDrop(Arc::clone(&reader.stdin_window));
+    running.tasks.spawn(async move {
+        tokio::select! {
+            () = reader.run(read) => {}
+            () = write_actions(write, inbox) => {}
+        }
+        drop((alive, window));
     });
     Ok((handle, running))
 }
 
 /// The handle of a dyno that ended while nobody was connected: tells what it left, and its end.
 pub(super) fn bury(shared: &Arc<Shared>, plan: LaunchPlan) -> (DynoHandle, Running) {
-    let (handle, running, mut reader, alive, _) = parts(shared, plan);
-    tokio::spawn(async move {
+    let (handle, mut running, mut reader, alive, _) = parts(shared, plan);
+    running.tasks.spawn(async move {
         reader.heard = true;
         reader.end().await;
         drop(alive);
@@ -124,7 +136,7 @@ fn parts(shared: &Arc<Shared>, plan: LaunchPlan) -> Parts {
         events,
         control: DynoControl::new(dyno_id, actions.clone(), Arc::clone(&stdin_window)),
     };
-    let running = Running { actions, connection, pid: Arc::clone(&pid), slot };
+    let running = Running { actions, connection, pid: Arc::clone(&pid), slot, tasks: JoinSet::new() };
     let reader = Reader {
         shared: Arc::clone(shared),
         plan: Arc::new(plan),
@@ -156,10 +168,10 @@ async fn write_actions(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<Acti
         };
         let mut bytes = Vec::new();
         if message.encode(&mut bytes).is_err() || write.write_all(&bytes).await.is_err() {
-            return;
+            break;
         }
     }
-    // Nobody can act on the dyno any more, but its events are still wanted.
+    // Nobody can act on the dyno any more, but its events are still wanted: the reader ends the connection.
     std::future::pending::<()>().await;
 }
 

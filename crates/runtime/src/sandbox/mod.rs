@@ -244,6 +244,7 @@ impl Driver for SandboxDriver {
 
     async fn shutdown(&self) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.dynos().clear();
         let shared = Arc::clone(&self.shared);
         if !shared.folders.dynos().is_empty() {
             return;

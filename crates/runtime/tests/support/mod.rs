@@ -20,8 +20,9 @@ use uuid::Uuid;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct TestNode {
+    /// `None` while control is dead.
+    pub driver: Option<SandboxDriver>,
     pub folder: TempDir,
-    pub driver: SandboxDriver,
 }
 
 /// The static program, built beforehand: see the feature `dyno-init` in this crate's Cargo.toml.
@@ -41,7 +42,11 @@ impl TestNode {
         // As private as a home folder: dynos must not depend on who may enter it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("sets mode");
         let driver = open(folder.path()).await;
-        Self { folder, driver }
+        Self { driver: Some(driver), folder }
+    }
+
+    pub fn driver(&self) -> &SandboxDriver {
+        self.driver.as_ref().expect("control lives")
     }
 
     pub fn data(&self) -> &Path {
@@ -73,21 +78,45 @@ impl TestNode {
     }
 
     pub async fn start(&self, spec: DynoSpec) -> DynoHandle {
-        self.driver.start(spec, environment(&[])).await.expect("starts")
+        self.driver().start(spec, environment(&[])).await.expect("starts")
     }
 
     /// Runs a line of shell to its end: its output, and how it ended.
     pub async fn run(&self, line: &str) -> (String, DynoEvent) {
         let mut handle = self.start(spec(line)).await;
         let result = finish(&mut handle).await;
-        self.driver.remove(handle.dyno_id).await.expect("removes");
+        self.driver().remove(handle.dyno_id).await.expect("removes");
         result
     }
 
     /// Ends the test: no dyno may be left, and nothing else.
     pub async fn close(self) {
-        self.driver.shutdown().await;
+        self.driver().shutdown().await;
         expect_no_leaks(self.data()).await;
+    }
+}
+
+/// A failed test leaves nothing behind either, so that the next one starts on a clean machine.
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let (Some(driver), data) = (&self.driver, self.folder.path()) else { return };
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                runtime.block_on(async {
+                    for entry in fs::read_dir(data.join("dynos")).into_iter().flatten().flatten() {
+                        if let Ok(dyno_id) = entry.file_name().to_string_lossy().parse() {
+                            let _ = driver.adopt().await;
+                            let _ = driver.remove(dyno_id).await;
+                        }
+                    }
+                    driver.shutdown().await;
+                });
+            });
+        });
     }
 }
 
