@@ -1,7 +1,7 @@
 //! The router's main task: takes tables, reports drained dynos, sends request records, leaves when told.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,18 +32,10 @@ pub struct Control {
     pub peer: Option<Peer>,
     /// What this peer was told.
     pub reported: HashSet<DynoId>,
-    pub writer: TableWriter,
     /// When the workers' records are taken in.
     pub gather_at: Option<Instant>,
     /// Accepts on the router's socket.
     pub accepting: JoinHandle<()>,
-}
-
-/// Writes tables to disk off the main task, always the newest, one at a time.
-#[derive(Default)]
-pub struct TableWriter {
-    running: Option<JoinHandle<()>>,
-    next: Option<RouteTable>,
 }
 
 impl Control {
@@ -102,7 +94,6 @@ impl Control {
         if let Err(error) = self.outbox.leave_behind() {
             tracing::error!(folder = %self.folder.display(), %error, "request records are lost: the folder cannot be written");
         }
-        self.writer.finish(&self.folder).await;
     }
 
     /// Serves `table` from now on.
@@ -137,8 +128,10 @@ impl Control {
     fn take_table(&mut self, table: RouteTable) {
         let version = table.version;
         // A router on its way out leaves the file to the one that replaces it.
-        if *self.shared.phase.borrow() == Phase::Serving {
-            self.writer.write(&self.folder, table.clone());
+        if *self.shared.phase.borrow() == Phase::Serving
+            && let Err(error) = disk::write_table(&self.folder, &table)
+        {
+            tracing::error!(folder = %self.folder.display(), %error, "the route table cannot be kept on disk");
         }
         self.apply(table);
         self.tell(FromRouter::TableApplied(TableApplied { version }));
@@ -202,43 +195,6 @@ async fn step(control: &mut Control) {
         () = tokio::time::sleep_until(gather_at.unwrap_or_else(Instant::now)), if gather_at.is_some() => {
             control.gather_at = None;
             control.outbox.push(shared.gather());
-        }
-        () = control.writer.settled() => control.writer.go_on(&control.folder),
-    }
-}
-
-impl TableWriter {
-    fn write(&mut self, folder: &Path, table: RouteTable) {
-        self.next = Some(table);
-        if self.running.is_none() {
-            self.go_on(folder);
-        }
-    }
-
-    /// Starts to write the newest table that is not on disk yet.
-    fn go_on(&mut self, folder: &Path) {
-        let folder = folder.to_owned();
-        self.running = self.next.take().map(|table| {
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = disk::write_table(&folder, &table) {
-                    tracing::error!(folder = %folder.display(), %error, "the route table cannot be kept on disk");
-                }
-            })
-        });
-    }
-
-    /// Returns when the running write has ended; never when none runs.
-    async fn settled(&mut self) {
-        match &mut self.running {
-            Some(running) => drop(running.await),
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn finish(&mut self, folder: &Path) {
-        while self.running.is_some() {
-            self.settled().await;
-            self.go_on(folder);
         }
     }
 }

@@ -1,5 +1,8 @@
 //! What a router keeps in its state folder: the last table, and records that nobody acknowledged. No private
-//! keys. Both are whole or absent: written beside, synced, renamed.
+//! keys. Both are written beside and renamed, so that the next router reads a whole file or none.
+//!
+//! Only records are synced. The table is not: it must be there at once for a router that starts a moment later,
+//! and after a power cut control sends a new one before any dyno runs.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,7 +26,7 @@ pub fn last_table(folder: &Path) -> Option<RouteTable> {
 /// # Errors
 /// The folder cannot be written.
 pub fn write_table(folder: &Path, table: &RouteTable) -> io::Result<()> {
-    write(&folder.join(TABLE_FILE), table)
+    write(&folder.join(TABLE_FILE), table, false)
 }
 
 /// Leaves records for the next router.
@@ -31,7 +34,7 @@ pub fn write_table(folder: &Path, table: &RouteTable) -> io::Result<()> {
 /// # Errors
 /// The folder cannot be written.
 pub fn write_records(folder: &Path, log: &RequestLog) -> io::Result<()> {
-    write(&records_path(folder, log.instance), log)
+    write(&records_path(folder, log.instance), log, true)
 }
 
 /// What routers left behind.
@@ -70,10 +73,12 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
 }
 
-fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+fn write<T: Serialize>(path: &Path, value: &T, synced: bool) -> io::Result<()> {
     let beside = path.with_extension(format!("{}.new", std::process::id()));
     let mut file = File::create(&beside)?;
     file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
+    if synced {
+        file.sync_all()?;
+    }
     fs::rename(&beside, path)
 }

@@ -51,7 +51,7 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::{Control, TableWriter};
+use crate::control::Control;
 use crate::limits::Timeouts;
 use crate::outbox::Outbox;
 use crate::peer::Host;
@@ -140,7 +140,6 @@ impl Router {
             emptied: emptied_queue,
             peer: None,
             reported: HashSet::new(),
-            writer: TableWriter::default(),
             gather_at: None,
             accepting,
         };

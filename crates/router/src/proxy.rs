@@ -47,6 +47,9 @@ async fn answer(
         return pages::plain(status);
     }
     let Some(host) = host_of(&request) else { return pages::plain(StatusCode::BAD_REQUEST) };
+    if shared.table.load().is_none() && !wait_for_first_table(shared).await {
+        return pages::plain(StatusCode::SERVICE_UNAVAILABLE);
+    }
     let app = {
         let table = shared.table.load();
         let Some(table) = table.as_ref() else { return pages::plain(StatusCode::SERVICE_UNAVAILABLE) };
@@ -69,6 +72,13 @@ async fn answer(
     let upgrade = headers::upgrade_of(request.headers()).map(|_| hyper::upgrade::on(&mut request));
     let outgoing = Outgoing::new(request, host, &exchange);
     forward(exchange, outgoing, upgrade).await
+}
+
+/// Before the first table nobody knows which apps there are; control sends it as soon as it is up.
+async fn wait_for_first_table(shared: &Shared) -> bool {
+    let mut changed = shared.table_changed.subscribe();
+    let came = changed.wait_for(|_| shared.table.load().is_some());
+    tokio::time::timeout(shared.timeouts.boot, came).await.is_ok()
 }
 
 fn check_target(request: &Request<Incoming>) -> Result<(), StatusCode> {
