@@ -166,6 +166,10 @@ pub async fn rollback(
                 ReleaseStatus::Succeeded => {
                     format!("Cannot roll back to v{}: it has no slug, and the app would be left without code.", target.version)
                 }
+                ReleaseStatus::Expired => format!(
+                    "Cannot roll back to v{}: its slug was removed to save space. Push that commit again.",
+                    target.version
+                ),
                 _ => format!("Cannot roll back to v{}: that release did not succeed.", target.version),
             }));
         }

@@ -74,7 +74,7 @@ pub async fn digests(store: &Store) -> Result<Vec<String>> {
 }
 
 /// Marks the app's slugs as deleted that are neither among its `keep` newest, nor the current release's, nor a
-/// live dyno's. Gives how many.
+/// live dyno's, and the releases that have them as expired: nobody can roll back to these. Gives how many slugs.
 ///
 /// # Errors
 /// The database failed.
@@ -94,6 +94,15 @@ pub async fn expire(store: &Store, app_id: AppId, keep: i64, now: Millis) -> Res
         .execute(&mut *tx)
         .await
         .map_err(failed("mark old slugs as deleted"))?;
+        sqlx::query(
+            "UPDATE release SET status = 'expired', updated_at = $1 WHERE app_id = $2 AND status = 'succeeded' \
+             AND slug_id IN (SELECT id FROM slug WHERE app_id = $2 AND deleted_at IS NOT NULL)",
+        )
+        .bind(now)
+        .bind(app_id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("mark old releases as expired"))?;
         Ok(done.rows_affected())
     })
 }

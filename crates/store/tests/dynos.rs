@@ -1,45 +1,27 @@
 //! Rows of dynos and of the formation.
 
+mod support;
+
 use ferroku_core::dyno::{DynoKind, DynoState};
 use ferroku_core::planner::Crash;
 use ferroku_core::slug::ProcessTypes;
 use ferroku_core::{AppId, DynoId, ReleaseId};
 use ferroku_store::dynos::{NewDynoRow, OneOffOptions, Selector};
-use ferroku_store::{MasterKey, Result, Store, dyno_crashes, dynos, formations, sqlx, write};
+use ferroku_store::{Result, Store, dyno_crashes, dynos, formations, releases, sqlx, write};
+use support::{account, app, each_database};
 use uuid::Uuid;
 
 struct Fixture {
-    _folder: tempfile::TempDir,
     store: Store,
     app: AppId,
     release: ReleaseId,
 }
 
-async fn fixture() -> Fixture {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let url = format!("sqlite://{}/test.sqlite", folder.path().display());
-    let store = Store::open(&url, MasterKey::new("k", [3; 32])).await.expect("opens");
-    let (app, release) = (AppId(Uuid::new_v4()), ReleaseId(Uuid::new_v4()));
-    let account = Uuid::new_v4().to_string();
-    let snapshot = Uuid::new_v4().to_string();
-    let rows: Result<()> = async {
-        write!(&store, tx => {
-            let run = |error| ferroku_store::StoreError::Query { action: "prepare a test", source: error };
-            sqlx::query("INSERT INTO account (id, email, password_hash, role, created_at, updated_at) VALUES ($1, 'a@b', '', 'owner', 0, 0)")
-                .bind(account.as_str()).execute(&mut *tx).await.map_err(run)?;
-            sqlx::query("INSERT INTO app (id, name, owner_id, stack, build_stack, region, uid_base, created_at, updated_at) VALUES ($1, 'shop', $2, 's', 's', 'eu', 1, 0, 0)")
-                .bind(app.to_string()).bind(account.as_str()).execute(&mut *tx).await.map_err(run)?;
-            sqlx::query("INSERT INTO config_snapshot (id, app_id, key_id, sealed, created_at) VALUES ($1, $2, 'k', '', 0)")
-                .bind(snapshot.as_str()).bind(app.to_string()).execute(&mut *tx).await.map_err(run)?;
-            sqlx::query("INSERT INTO release (id, app_id, version, description, status, config_snapshot_id, account_id, created_at, updated_at) VALUES ($1, $2, 1, 'd', 'succeeded', $3, $4, 0, 0)")
-                .bind(release.to_string()).bind(app.to_string()).bind(snapshot.as_str()).bind(account.as_str())
-                .execute(&mut *tx).await.map_err(run)?;
-            Ok(())
-        })
-    }
-    .await;
-    rows.expect("rows");
-    Fixture { _folder: folder, store, app, release }
+async fn fixture(store: Store) -> Fixture {
+    let actor = account(&store, "me@example.com").await;
+    let app = app(&store, "shop", &actor).await.id;
+    let release = releases::current(&store, app).await.expect("read").expect("every app has one").id;
+    Fixture { store, app, release }
 }
 
 fn types(list: &[(&str, &str)]) -> ProcessTypes {
@@ -85,8 +67,12 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn process_types_follow_the_slug_and_keep_what_the_user_chose() -> Result<()> {
-    let fixture = fixture().await;
+async fn process_types_follow_the_slug_and_keep_what_the_user_chose() {
+    each_database(|store| async move { process_types_on(store).await.expect("no error") }).await;
+}
+
+async fn process_types_on(store: Store) -> Result<()> {
+    let fixture = fixture(store).await;
     fixture.apply(&[("web", "a"), ("worker", "b")], true, 1).await?;
     assert_eq!(
         fixture.formation().await,
@@ -110,8 +96,12 @@ async fn process_types_follow_the_slug_and_keep_what_the_user_chose() -> Result<
 }
 
 #[tokio::test]
-async fn a_dyno_row_keeps_each_step_and_a_crashed_one_its_label() -> Result<()> {
-    let fixture = fixture().await;
+async fn a_dyno_row_keeps_each_step_and_a_crashed_one_its_label() {
+    each_database(|store| async move { steps_on(store).await.expect("no error") }).await;
+}
+
+async fn steps_on(store: Store) -> Result<()> {
+    let fixture = fixture(store).await;
     let (app, store) = (fixture.app, &fixture.store);
     let id = fixture.dyno("web", 1, None).await?;
     let steps: Result<()> = write!(store, tx => {
@@ -159,8 +149,12 @@ async fn a_dyno_row_keeps_each_step_and_a_crashed_one_its_label() -> Result<()> 
 }
 
 #[tokio::test]
-async fn what_a_one_off_was_asked_for_is_sealed_and_forgotten_at_its_end() -> Result<()> {
-    let fixture = fixture().await;
+async fn what_a_one_off_was_asked_for_is_sealed_and_forgotten_at_its_end() {
+    each_database(|store| async move { one_off_on(store).await.expect("no error") }).await;
+}
+
+async fn one_off_on(store: Store) -> Result<()> {
+    let fixture = fixture(store).await;
     let store = &fixture.store;
     let asked = OneOffOptions { environment: [("TOKEN".into(), "hush".into())].into(), terminal: true };
     let id = fixture.dyno("run", 4321, Some(&asked)).await?;
@@ -179,8 +173,12 @@ async fn what_a_one_off_was_asked_for_is_sealed_and_forgotten_at_its_end() -> Re
 }
 
 #[tokio::test]
-async fn asking_for_a_restart_or_a_stop_names_dynos_and_forgets_their_crashes() -> Result<()> {
-    let fixture = fixture().await;
+async fn asking_for_a_restart_or_a_stop_names_dynos_and_forgets_their_crashes() {
+    each_database(|store| async move { requests_on(store).await.expect("no error") }).await;
+}
+
+async fn requests_on(store: Store) -> Result<()> {
+    let fixture = fixture(store).await;
     let (app, store) = (fixture.app, &fixture.store);
     let web = fixture.dyno("web", 1, None).await?;
     let worker = fixture.dyno("worker", 1, None).await?;
