@@ -25,15 +25,14 @@ pub struct TestNode {
     pub folder: TempDir,
 }
 
-/// The static program, built beforehand: see the feature `dyno-init` in this crate's Cargo.toml.
+/// The static program that `make build` puts aside, or else the plain one that was built along with this test.
 pub fn dyno_init() -> PathBuf {
     if let Some(path) = std::env::var_os("FERROKU_DYNO_INIT") {
         return path.into();
     }
-    let test = std::env::current_exe().expect("a test has a path");
-    let path = test.parent().and_then(Path::parent).expect("target/release/deps").join("dyno-init");
-    assert!(path.exists(), "build {} first: make dyno-init", path.display());
-    path
+    let plain = Path::new(env!("CARGO_BIN_EXE_dyno-init"));
+    let fixed = plain.with_file_name("static").join("dyno-init");
+    if fixed.exists() { fixed } else { plain.to_path_buf() }
 }
 
 impl TestNode {
