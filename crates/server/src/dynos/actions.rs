@@ -19,6 +19,10 @@ use uuid::Uuid;
 /// `$PORT` is drawn from these: five digits as on Heroku, and below the range from which the kernel takes
 /// ports for outgoing connections, so that none of those is in the way.
 const PORTS: RangeInclusive<u16> = 10_000..=32_000;
+/// Between two tries to remove a dyno that is being started.
+const REMOVE_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is tried: starting takes well under a second.
+const REMOVE_TRIES: usize = 100;
 /// A terminal whose client did not tell its size.
 const DEFAULT_TERMINAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
 
@@ -107,11 +111,15 @@ impl AppLoop {
             return;
         }
         live.spawning = true;
-        let (parts, app, row) = (self.shared.parts.clone(), app.clone(), row.clone());
+        let (shared, app, row) = (self.shared.clone(), app.clone(), row.clone());
         let inbox = self.sender.clone();
         tokio::spawn(async move {
-            let result = start(&parts, &app, &row).await.map_err(|error| format!("{error:#}"));
-            let _ = inbox.send(Message::Spawned { dyno_id: row.id, result });
+            let result = start(&shared.parts, &app, &row).await.map_err(|error| format!("{error:#}"));
+            let told = inbox.send(Message::Spawned { dyno_id: row.id, result });
+            // The app was destroyed meanwhile. At the end of this process, the next one adopts the dyno.
+            if told.is_err() && !shared.lock().closing {
+                shared.remove_later(row.id);
+            }
         });
     }
 
@@ -193,7 +201,16 @@ impl AppLoop {
             if let Some(control) = &live.control {
                 let _ = control.kill().await;
             }
-            if let Err(error) = self.shared.parts.driver.remove(dyno_id).await {
+            let mut removed = self.shared.parts.driver.remove(dyno_id).await;
+            for _ in 0..REMOVE_TRIES {
+                if removed.is_ok() || !live.spawning {
+                    break;
+                }
+                // A dyno that is just being started can be removed a moment later.
+                tokio::time::sleep(REMOVE_PAUSE).await;
+                removed = self.shared.parts.driver.remove(dyno_id).await;
+            }
+            if let Err(error) = removed {
                 tracing::error!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno's traces");
             }
         }
