@@ -127,9 +127,12 @@ fn read(update: Update, name: Option<String>) -> Result<Change, ApiError> {
     let quantity = match update.quantity {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.parse().map_err(refused)?),
-        Some(Value::Number(number)) => Some(number.to_string().parse().map_err(refused)?),
+        // A number is never a change: -1 is a mistake, "-1" is one less.
+        Some(Value::Number(number)) if number.as_u64().is_some() => {
+            Some(number.to_string().parse().map_err(refused)?)
+        }
         Some(other) => {
-            let message = format!("Invalid value for quantity: {other} is no number.");
+            let message = format!("Invalid value for quantity: {other} is no number of dynos.");
             return Err(ApiError::invalid_params(message));
         }
     };

@@ -1,5 +1,7 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
+mod formations;
+
 use crate::auth::{new_token, redact, token_hash};
 use crate::node::{Node, now_ms};
 use crate::secrets::Owner;

@@ -6,7 +6,7 @@ use crate::crash_point;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::planner::{self, Crash, WEB};
 use ferroku_core::{AppId, DynoId, Millis};
-use ferroku_runtime::{DynoEvent, DynoHandle};
+use ferroku_runtime::{Driver, DynoEvent, DynoHandle};
 use ferroku_store::{Store, dyno_crashes, dynos};
 use std::net::SocketAddr;
 
@@ -149,7 +149,12 @@ impl AppLoop {
             self.log_who_keeps_serving(row).await?;
         }
         self.live.remove(&row.id);
-        self.shared.remove_later(row.id);
+        if self.closing.is_some() {
+            // The node ends when this loop does: nothing of the dyno may be left then.
+            self.shared.parts.driver.remove(row.id).await?;
+        } else {
+            self.shared.remove_later(row.id);
+        }
         Ok(())
     }
 

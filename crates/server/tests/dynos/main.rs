@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use ferroku_core::dyno::DynoState;
 use ferroku_core::protocol::router::TargetState;
-use ferroku_server::dynos::RunRequest;
+use ferroku_server::dynos::{RunError, RunRequest};
 use ferroku_store::dynos;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -175,6 +175,8 @@ fn kill_dyno_init(bench: &Bench, dyno_id: &str) -> Result<()> {
 async fn one_offs_run_detached_into_the_log_and_attached_to_their_client() -> Result<()> {
     let bench = Bench::new().await?;
     let control = bench.control().await?;
+    let too_early = control.manager.run_one_off(&bench.app, request("ls", false), &bench.actor).await;
+    assert!(matches!(too_early, Err(RunError::NoCode)), "{too_early:?}");
     bench.deploy(&control, &[("job", "echo job", 0)], &[("note", "from the slug\n")]).await?;
     let detached = request("job and more; cat note; echo $COLUMNS $DYNO; exit 3", false);
     let dyno = control.manager.run_one_off(&bench.app, detached, &bench.actor).await?;

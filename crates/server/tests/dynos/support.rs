@@ -264,8 +264,6 @@ impl Control {
     /// The node ends: dynos are stopped, the network is taken down.
     pub async fn end(self) -> Result<()> {
         self.manager.shutdown(Duration::from_secs(5)).await;
-        // Removals of ended dynos go on in the background; the driver keeps its network until they are done.
-        tokio::time::sleep(Duration::from_millis(300)).await;
         self.driver.shutdown().await;
         self.die().await
     }
@@ -292,12 +290,13 @@ pub async fn get(address: std::net::SocketAddr) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// dyno-init from where the build puts it.
 fn dyno_init() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).context("a test runs from target/release/deps")?;
-    let path = folder.join("dyno-init");
-    anyhow::ensure!(path.exists(), "{} is missing: cargo build --release -p ferroku-runtime", path.display());
-    Ok(path)
+    let places = [folder.join("static/dyno-init"), folder.join("dyno-init")];
+    let found = places.iter().find(|place| place.exists()).cloned();
+    found.with_context(|| format!("{} is missing: make build", places[1].display()))
 }
 
 /// A router that routes nothing: applies each table, reports every draining target as drained.
