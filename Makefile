@@ -8,10 +8,8 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/target/tools/node_modules/.bin:$(PATH)
 
-# dyno-init and slug-compiler are static, so that no library of a stack matters to them: libseccomp too.
+# dyno-init and slug-compiler are static, so that no library of a stack matters to them.
 STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static
-export LIBSECCOMP_LINK_TYPE := static
-export LIBSECCOMP_LIB_PATH = $(shell dirname $$(cc -print-file-name=libseccomp.a))
 
 .PHONY: build setup setup-test test demo bench lint
 

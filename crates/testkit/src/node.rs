@@ -30,6 +30,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// One command line: the longest is a first push, which installs an app's dependencies.
 const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
+/// The example apps of this repository.
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+
 /// The node's first account, as DIR/owner.json has it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Owner {
@@ -85,6 +88,11 @@ impl TestNode {
         let work = folder.path().join("work");
         fs::create_dir_all(&work).expect("our own folder");
         fs::create_dir_all(folder.path().join("home")).expect("our own folder");
+        let tools = folder.path().join("bin");
+        fs::create_dir_all(&tools).expect("our own folder");
+        fs::write(tools.join("terminal"), format!("#!/usr/bin/env python3\n{}", include_str!("terminal.py")))
+            .and_then(|()| fs::set_permissions(tools.join("terminal"), fs::Permissions::from_mode(0o755)))
+            .expect("our own folder");
         let tunnel = Tunnel::to(api);
         let node =
             Self { data, work, options, supervisor: Some(supervisor), api, router, owner, tunnel, folder };
@@ -130,10 +138,14 @@ impl TestNode {
     /// The shell command that [`TestNode::run`] runs, not started yet.
     pub fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("bash");
-        let script = format!(". ../environment\n{line}");
+        let script = format!(
+            ". ../environment\nPASSWORD='{}' ROUTER_PORT={} EXAMPLES='{EXAMPLES}'\n{line}",
+            self.owner.password,
+            self.router.port()
+        );
         command.args(["-c", &script]).current_dir(&self.work).env_clear();
         command.env("HOME", self.folder.path().join("home")).env("LANG", "C.UTF-8").env("TERM", "dumb");
-        command.env("COLUMNS", "120").env("PATH", path_of_clients());
+        command.env("COLUMNS", "120").env("PATH", self.path_of_commands());
         for name in ["GIT_AUTHOR", "GIT_COMMITTER"] {
             command.env(format!("{name}_NAME"), "Ada").env(format!("{name}_EMAIL"), "ada@example.com");
         }
@@ -237,6 +249,11 @@ impl TestNode {
             assert!(Instant::now() < deadline, "the node does not stop; it said:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The clients, and `terminal` (see `terminal.py`).
+    fn path_of_commands(&self) -> String {
+        format!("{}:{}", self.folder.path().join("bin").display(), path_of_clients())
     }
 
     fn write_environment(&self) {

@@ -1,0 +1,32 @@
+//! The official Heroku CLI and git against a whole node: one row a command line, in `tables/`.
+
+use ferroku_testkit::postgres::TestPostgres;
+use ferroku_testkit::{NodeOptions, TestNode, transcript};
+use std::path::Path;
+
+/// The order matters: each table goes on with the app that the one before left.
+const TABLES: [&str; 6] =
+    ["01_login", "02_apps", "03_config", "04_push", "05_dynos", "06_releases_and_logs"];
+
+fn run_tables(options: NodeOptions) {
+    let node = TestNode::start_with(options);
+    let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables");
+    let only = std::env::var("FERROKU_TABLES").unwrap_or_default();
+    for table in TABLES.iter().filter(|table| only.is_empty() || only.split(',').any(|name| table.contains(name))) {
+        transcript::check(&node, &tables.join(format!("{table}.txt")));
+    }
+    node.stop();
+}
+
+#[test]
+fn the_official_cli_drives_a_node_on_sqlite() {
+    run_tables(NodeOptions::default());
+}
+
+#[test]
+fn the_official_cli_drives_a_node_on_postgresql() {
+    let Some(postgres) = TestPostgres::start() else {
+        panic!("this machine has no PostgreSQL; scripts/setup.sh test installs it");
+    };
+    run_tables(NodeOptions { database_url: Some(postgres.database("ferroku")), ..NodeOptions::default() });
+}
