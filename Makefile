@@ -37,7 +37,8 @@ demo: build
 	@scripts/demo.sh
 
 bench: setup-test build
-	cargo run --quiet --release -p ferroku-testkit --bin bench -- $(GROUP)
+	cargo build --quiet --release -p ferroku-testkit --bin bench
+	$(TARGET)/release/bench $(GROUP)
 
 lint:
 	cargo fmt --check

@@ -1,0 +1,221 @@
+//! `kill -9` of every process, and at every named point: nothing acknowledged is lost, and what was under way can be
+//! done again.
+
+use ferroku_server::crash_point;
+use ferroku_testkit::{NodeOptions, TestNode};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// How often a command that met a crash is tried again before that counts as a loss.
+const TRIES: u32 = 20;
+
+/// An app of one shell script, so that a push takes about a second.
+fn make_app(node: &TestNode, name: &str) {
+    node.run(&format!("heroku create {name} --no-remote")).succeeded();
+    node.run(&format!(
+        "cp -r \"$EXAMPLES/procfile-only\" {name} && cd {name} && git init -q -b main && git add . && \
+         git commit -qm first && heroku git:remote -a {name}"
+    ))
+    .succeeded();
+}
+
+fn status_of(node: &TestNode, app: &str) -> String {
+    let line = format!(
+        "curl -s -m 10 -o /dev/null -w '%{{http_code}}' -H 'Host: {app}.localhost' http://127.0.0.1:$ROUTER_PORT/"
+    );
+    node.run_unchecked(&line).text
+}
+
+fn wait_until_up(node: &TestNode, app: &str) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        let status = status_of(node, app);
+        if status == "200" {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{app} answers {status}; the node said:\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Runs a command until it succeeds: the crash that is tested may hit it, once.
+fn until_done(node: &TestNode, line: &str) {
+    let mut last = String::new();
+    for _ in 0..TRIES {
+        let output = node.run_unchecked(line);
+        if output.status == 0 {
+            return;
+        }
+        last = output.text;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    panic!("`{line}` never succeeded; the last time it said:\n{last}\nand the node:\n{}", node.log());
+}
+
+fn web_ids(node: &TestNode, app: &str) -> String {
+    let line = format!(
+        "heroku ps -a {app} --json | python3 -c 'import json,sys; print(sorted(d[\"id\"] for d in json.load(sys.stdin)))'"
+    );
+    node.run_unchecked(&line).succeeded().text
+}
+
+#[test]
+fn dynos_and_requests_survive_a_kill_of_each_process() {
+    let mut node = TestNode::start();
+    make_app(&node, "steady");
+    node.run("cd steady && git push heroku main").succeeded();
+    wait_until_up(&node, "steady");
+    let dynos = web_ids(&node, "steady");
+
+    let control = node.pid_of("control").expect("it runs");
+    node.kill_process("control");
+    assert_ne!(node.pid_of("control"), Some(control));
+    assert_eq!(web_ids(&node, "steady"), dynos, "control was killed");
+    assert_eq!(status_of(&node, "steady"), "200");
+
+    node.kill_process("router");
+    wait_until_up(&node, "steady");
+    assert_eq!(web_ids(&node, "steady"), dynos, "the router was killed");
+
+    let (control, router) = (node.pid_of("control"), node.pid_of("router"));
+    node.kill_supervisor();
+    assert_eq!(status_of(&node, "steady"), "200", "nobody needs the supervisor to serve");
+    node.run("heroku config:set WITHOUT=supervisor -a steady").succeeded();
+    node.start_again();
+    assert_eq!((node.pid_of("control"), node.pid_of("router")), (control, router), "both are adopted");
+    wait_until_up(&node, "steady");
+
+    let dynos = web_ids(&node, "steady");
+    let data = node.data.display().to_string();
+    let program = ferroku_testkit::node::program();
+    node.run(&format!("{} restart --data {data}", program.display())).succeeded();
+    assert_ne!(node.pid_of("control"), control, "restart replaces control");
+    assert_ne!(node.pid_of("router"), router, "restart replaces the router");
+    assert_eq!(web_ids(&node, "steady"), dynos, "restart leaves dynos alone");
+    assert_eq!(status_of(&node, "steady"), "200");
+    node.stop();
+}
+
+#[test]
+fn a_second_start_finds_everything_again() {
+    let mut node = TestNode::start();
+    make_app(&node, "again");
+    node.run("cd again && git push heroku main && heroku config:set KEPT=yes -a again").succeeded();
+    wait_until_up(&node, "again");
+    node.stop_supervisor();
+    node.start_again();
+    wait_until_up(&node, "again");
+    assert_eq!(node.run("heroku config:get KEPT -a again").succeeded().text, "yes\n");
+    let log = node.run("heroku logs -n 1500 -a again").succeeded().text;
+    assert!(log.contains("Set KEPT config vars"), "logs are kept over a restart:\n{log}");
+    node.stop();
+}
+
+/// One call of the API by curl, which starts in a hundredth of the CLI's time; fails for a status of 400 and above.
+fn call(method: &str, path: &str, body: &str) -> String {
+    format!(
+        "curl -sS --fail-with-body -m 60 -X {method} -H \"Authorization: Bearer $HEROKU_API_KEY\" \
+         -H 'Accept: application/vnd.heroku+json; version=3' -H 'Content-Type: application/json' -d '{body}' \
+         \"$HEROKU_HOST{path}\""
+    )
+}
+
+/// The exit status of a call that must end in a given HTTP status.
+fn expect_status(method: &str, path: &str, status: &str) -> String {
+    format!(
+        "[ \"$(curl -sS -m 60 -o /dev/null -w '%{{http_code}}' -X {method} -H \"Authorization: Bearer $HEROKU_API_KEY\" \
+         \"$HEROKU_HOST{path}\")\" = {status} ]"
+    )
+}
+
+const PUSH: &str = "git -c credential.helper= \
+    -c credential.helper='!f() { echo username=heroku; echo password=$HEROKU_API_KEY; }; f' push";
+
+/// All that changes state, once; each step may meet the crash.
+fn everyday_work(node: &TestNode, app: &str) {
+    let path = format!("/apps/{app}");
+    let exists = expect_status("GET", &path, "200");
+    until_done(node, &format!("{exists} || {}", call("POST", "/apps", &format!(r#"{{"name":"{app}"}}"#))));
+    let change = |method, below: &str, body: &str| until_done(node, &call(method, &format!("{path}{below}"), body));
+    node.run(&format!(
+        "cp -r \"$EXAMPLES/procfile-only\" {app} && cd {app} && git init -q -b main && git add . && git commit -qm first && \
+         git remote add heroku \"${{HEROKU_HOST/http:/https:}}/{app}.git\""
+    ))
+    .succeeded();
+    until_done(node, &format!("cd {app} && {PUSH} heroku main"));
+    wait_until_up(node, app);
+    change("PATCH", "/config-vars", r#"{"COLOUR":"green"}"#);
+    change("PATCH", "/formation", r#"{"updates":[{"type":"web","quantity":2}]}"#);
+    node.kill_process("control");
+    change("PATCH", "/formation", r#"{"updates":[{"type":"web","quantity":1}]}"#);
+    change("DELETE", "/dynos", "");
+    change("POST", "/dynos", r#"{"command":"echo done","attach":false}"#);
+    change("PUT", "/buildpack-installations", r#"{"updates":[]}"#);
+    change("PATCH", "", r#"{"maintenance":false}"#);
+    wait_until_up(node, app);
+    let vars = node.run_unchecked(&call("GET", &format!("{path}/config-vars"), "")).succeeded().text;
+    assert!(vars.contains("green"), "what was acknowledged is there: {vars}");
+    until_done(node, &format!("cd {app} && git commit -q --allow-empty -m second && {PUSH} heroku main"));
+    change("POST", "/releases", r#"{"release":"3"}"#);
+    wait_until_up(node, app);
+    let gone = expect_status("GET", &path, "404");
+    until_done(node, &format!("{gone} || {}; {gone}", call("DELETE", &path, "")));
+}
+
+#[test]
+fn a_kill_at_each_crash_point_loses_nothing() {
+    let only = std::env::var("FERROKU_CRASH_POINTS").unwrap_or_default();
+    let mut missed = BTreeSet::new();
+    for name in crash_point::NAMES {
+        if !(only.is_empty() || only.split(',').any(|wanted| name.contains(wanted))) {
+            continue;
+        }
+        let mark = tempfile::tempdir().expect("a temporary folder");
+        let once = mark.path().join("hit");
+        let environment = vec![
+            ("FERROKU_CRASH_AT".to_owned(), (*name).to_owned()),
+            ("FERROKU_CRASH_ONCE".to_owned(), once.display().to_string()),
+        ];
+        let node = TestNode::start_with(NodeOptions { environment, ..NodeOptions::default() });
+        everyday_work(&node, "victim");
+        node.stop();
+        if !fs::exists(&once).expect("our own folder") {
+            missed.insert(*name);
+        }
+    }
+    assert!(missed.is_empty(), "everyday work did not come by these points: {missed:?}");
+}
+
+#[test]
+fn ten_thousand_lines_arrive_once_over_a_kill_of_control() {
+    let node = TestNode::start();
+    make_app(&node, "talker");
+    node.run("cd talker && git push heroku main").succeeded();
+    wait_until_up(&node, "talker");
+    let tail = node.work.join("tail.txt");
+    let mut follower = node.shell(&format!("exec heroku logs --tail -n 1 -a talker >{}", tail.display()));
+    let mut follower = follower.spawn().expect("bash runs");
+    node.wait_for("the tail to begin", || fs::metadata(&tail).is_ok_and(|file| file.len() > 0));
+    node.run(
+        "heroku run:detached -a talker -- 'for i in $(seq 10000); do echo number $i.; [ $((i % 500)) = 0 ] && sleep 0.2; done'",
+    )
+    .succeeded();
+    node.wait_for("the first thousand lines", || {
+        fs::read_to_string(&tail).is_ok_and(|text| text.contains("number 1000."))
+    });
+    node.kill_process("control");
+    node.wait_for("the last line", || fs::read_to_string(&tail).is_ok_and(|text| text.contains("number 10000.")));
+    let _ = follower.kill();
+    let _ = follower.wait();
+    let text = fs::read_to_string(&tail).expect("the tail's file");
+    let numbers: Vec<u32> = text
+        .lines()
+        .filter_map(|line| line.split("number ").nth(1)?.trim_end_matches('.').parse().ok())
+        .collect();
+    let expected: Vec<u32> = (1..=10_000).collect();
+    let missing: Vec<_> = expected.iter().filter(|number| !numbers.contains(number)).take(20).collect();
+    assert!(missing.is_empty(), "missing: {missing:?}");
+    assert_eq!(numbers.len(), 10_000, "lines came twice");
+    node.stop();
+}
