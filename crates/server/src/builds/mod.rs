@@ -56,6 +56,10 @@ struct Parts {
     web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Told when an app has a new release, and when there are new events.
     changed: Arc<dyn Fn(AppId) + Send + Sync>,
+    /// What git runs as its hook: this program.
+    hook: PathBuf,
+    /// The slug compiler that came with this release.
+    compiler: PathBuf,
 }
 
 /// Runs builds. Clones are the same service.
@@ -101,6 +105,12 @@ impl Builds {
     /// # Errors
     /// The data folder or the store cannot be used; the programs beside this one are missing.
     pub async fn start(&self, node: &Arc<Node>) -> anyhow::Result<()> {
+        let program = std::env::current_exe()?;
+        let compiler = crate::control::beside("slug-compiler")?;
+        self.start_with(Self::parts_of(node, program, compiler)).await
+    }
+
+    fn parts_of(node: &Arc<Node>, hook: PathBuf, compiler: PathBuf) -> Parts {
         let config = node.config.clone();
         let weak = Arc::downgrade(node);
         let changed = move |app_id| {
@@ -109,21 +119,21 @@ impl Builds {
                 node.events.poke();
             }
         };
-        let parts = Parts {
+        Parts {
             store: node.store.clone(),
             driver: node.driver().clone(),
             logplex: node.logplex.clone(),
             web_url: Arc::new(move |name| config.web_url(name)),
             changed: Arc::new(changed),
-        };
-        self.start_with(parts).await
+            hook,
+            compiler,
+        }
     }
 
     async fn start_with(&self, parts: Parts) -> anyhow::Result<()> {
         let inner = &self.0;
-        let program = std::env::current_exe()?;
-        inner.git.repositories.prepare(&program)?;
-        let compiler = install_compiler(&crate::control::beside("slug-compiler")?, &inner.data.join("bin"))?;
+        inner.git.repositories.prepare(&parts.hook)?;
+        let compiler = install_compiler(&parts.compiler, &inner.data.join("bin"))?;
         for (name, mode) in
             [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)]
         {
@@ -313,3 +323,6 @@ fn bind_hook_socket(path: &Path) -> anyhow::Result<UnixListener> {
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests;
