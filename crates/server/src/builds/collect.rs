@@ -10,15 +10,18 @@
 //! - Trees and archives whose digest no row has are removed; build folders without a build; texts of builds that are
 //!   gone.
 //!
-//! Invariant: a tree is removed only while no promotion is under way, and is renamed first, so that a crash never
-//! leaves half a tree under its digest.
+//! Invariants:
+//! - A tree is removed only while no promotion is under way, and is renamed first, so that a crash never leaves half a
+//!   tree under its digest.
+//! - Nothing is removed when store and folder do not belong together, as when a node is started with another database
+//!   by mistake: both carry one random mark.
 
 use super::deploy::ARCHIVE_JOB;
 use super::promote::slugs_folder;
 use super::{Builds, now_ms};
 use crate::crash_point;
 use ferroku_core::BuildId;
-use ferroku_store::{StoreError, apps, builds, jobs, slugs};
+use ferroku_store::{Store, StoreError, apps, builds, jobs, node_settings, slugs};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
@@ -35,11 +38,25 @@ const SETTLE: Duration = Duration::from_secs(20);
 const MAX_ATTEMPTS: i64 = 5;
 /// Compression level of archives: 0.9 s for a Django app, and 15 would be a minute for a seventh less.
 const LEVEL: i32 = 3;
+/// Setting of the store, and file of the data folder, that hold the mark.
+const MARK: &str = "slugs_mark";
 /// Entries of the slugs folder that are being removed.
 const DOOMED: &str = "removed-";
 
 /// Runs until the process ends.
 pub async fn run(service: Builds) {
+    match belongs(&service.parts().store, &service.0.data).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let data = service.0.data.display();
+            tracing::error!("the slugs in {data} belong to another database than this one; nothing is cleaned up");
+            return;
+        }
+        Err(error) => {
+            tracing::error!("cannot tell whose slugs are in the data folder; nothing is cleaned up: {error:#}");
+            return;
+        }
+    }
     loop {
         if let Err(error) = collect(&service).await {
             tracing::warn!("cannot clean up after builds: {error:#}");
@@ -49,6 +66,28 @@ pub async fn run(service: Builds) {
             () = service.0.collect.notified() => tokio::time::sleep(SETTLE).await,
         }
     }
+}
+
+/// Whether the store is the one that the slugs were made with. The first to meet mark each other.
+async fn belongs(store: &Store, data: &Path) -> anyhow::Result<bool> {
+    let file = data.join(MARK);
+    let on_disk = match std::fs::read_to_string(&file) {
+        Ok(text) => Some(text.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let in_store = node_settings::get(store, MARK).await?;
+    let mark = match (on_disk, in_store) {
+        (Some(on_disk), in_store) => return Ok(in_store.as_deref() == Some(on_disk.as_str())),
+        (None, Some(in_store)) => in_store,
+        (None, None) => {
+            let mark = uuid::Uuid::new_v4().to_string();
+            node_settings::set(store, MARK, &mark).await?;
+            mark
+        }
+    };
+    std::fs::write(&file, mark)?;
+    Ok(true)
 }
 
 /// One round.
@@ -229,6 +268,21 @@ mod tests {
         );
         pack(data.path(), "gone").expect("nothing to do");
         assert!(!archive_path(data.path(), "gone").exists());
+    }
+
+    #[tokio::test]
+    async fn slugs_of_another_database_are_left_alone() {
+        let data = tempfile::tempdir().expect("a folder");
+        let open = |name: &str| {
+            let url = format!("sqlite://{}/{name}", data.path().display());
+            async move { Store::open(&url, ferroku_store::MasterKey::new("k", [1; 32])).await.expect("opens") }
+        };
+        let (first, second) = (open("first").await, open("second").await);
+        assert!(belongs(&first, data.path()).await.expect("read"));
+        assert!(belongs(&first, data.path()).await.expect("read"), "again");
+        assert!(!belongs(&second, data.path()).await.expect("read"));
+        std::fs::remove_file(data.path().join(MARK)).expect("there");
+        assert!(belongs(&first, data.path()).await.expect("read"), "a restored data folder is marked again");
     }
 
     #[test]
