@@ -49,11 +49,15 @@ pub async fn run(service: Builds) {
         Ok(true) => {}
         Ok(false) => {
             let data = service.0.data.display();
-            tracing::error!("the slugs in {data} belong to another database than this one; nothing is cleaned up");
+            tracing::error!(
+                "the slugs in {data} belong to another database than this one; nothing is cleaned up"
+            );
             return;
         }
         Err(error) => {
-            tracing::error!("cannot tell whose slugs are in the data folder; nothing is cleaned up: {error:#}");
+            tracing::error!(
+                "cannot tell whose slugs are in the data folder; nothing is cleaned up: {error:#}"
+            );
             return;
         }
     }

@@ -39,17 +39,22 @@ async fn host() -> Host {
     let program = temporary.path().join("program/tests");
     std::fs::copy(&this, &program).expect("copied");
     let hook = temporary.path().join("program/hook");
-    let script = format!("#!/bin/sh\nexec {} --exact git::tests::hook_entry --nocapture\n", program.display());
+    let script =
+        format!("#!/bin/sh\nexec {} --exact git::tests::hook_entry --nocapture\n", program.display());
     std::fs::write(&hook, script).expect("written");
     std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).expect("ours");
 
-    let config = SandboxConfig { dyno_init: built.join("dyno-init"), ..SandboxConfig::new(&data) };
+    let beside = |name: &str| {
+        let places = [built.join("static").join(name), built.join(name)];
+        places.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is not built"))
+    };
+    let config = SandboxConfig { dyno_init: beside("dyno-init"), ..SandboxConfig::new(&data) };
     let driver = Arc::new(SandboxDriver::open(config).await.expect("this machine can run dynos"));
     let mut node = Arc::into_inner(Node::for_tests(&data).await).expect("nobody else has it");
     node.driver = Some(driver);
     node.builds = Builds::new(&data);
     let node = Arc::new(node);
-    let parts = Builds::parts_of(&node, hook, built.join("slug-compiler"));
+    let parts = Builds::parts_of(&node, hook, beside("slug-compiler"));
     node.builds.start_with(parts).await.expect("started");
 
     let owner = accounts::find_by_email(&node.store, "owner@example.com").await.expect("read").expect("made");
@@ -140,12 +145,18 @@ async fn pushes_become_slugs_and_releases_or_nothing() {
     let copy = host.commit(&[("Procfile", "web: sleep 1\nworker: sleep 2\n"), ("a.txt", "1")]);
     let (ok, text) = host.push(&copy).await;
     assert!(ok, "{text}");
-    for line in ["remote: Updated 2 paths from ", "remote: -----> Launching...", "remote:        Released v3", "Verifying deploy... done."] {
+    for line in [
+        "remote: Updated 2 paths from ",
+        "remote: -----> Launching...",
+        "remote:        Released v3",
+        "Verifying deploy... done.",
+    ] {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }
     let release = releases::current(&host.node.store, host.app_id).await.expect("read").expect("made");
     assert!(release.version == 3 && release.description.starts_with("Deploy "), "{release:?}");
-    let slug = slugs::find(&host.node.store, release.slug_id.expect("code")).await.expect("read").expect("made");
+    let slug =
+        slugs::find(&host.node.store, release.slug_id.expect("code")).await.expect("read").expect("made");
     assert_eq!(slug.commit_description.as_deref(), Some("Change the shop"));
     let file = host.data().join("slugs").join(&slug.digest).join("a.txt");
     let metadata = std::fs::metadata(&file).expect("promoted");
@@ -174,7 +185,9 @@ async fn a_client_that_goes_away_stops_the_build() {
     let host = host().await;
     let buildpack = host.data().join("buildpacks/slow/bin");
     std::fs::create_dir_all(&buildpack).expect("new");
-    for (name, script) in [("detect", "echo Slow"), ("compile", "echo waiting; sleep 300"), ("release", "echo --- {}")] {
+    for (name, script) in
+        [("detect", "echo Slow"), ("compile", "echo waiting; sleep 300"), ("release", "echo --- {}")]
+    {
         std::fs::write(buildpack.join(name), format!("#!/bin/sh\n{script}\n")).expect("written");
         std::fs::set_permissions(buildpack.join(name), PermissionsExt::from_mode(0o755)).expect("ours");
     }
