@@ -12,7 +12,7 @@ use super::output::Output;
 use super::seal::{Sealed, seal};
 use super::settings::BuildSettings;
 use super::workspace::Workspace;
-use super::{Builds, Running, now_ms, promote, text};
+use super::{Builds, Running, now_ms, promote, spares, text};
 use crate::crash_point;
 use crate::git::push::PushSession;
 use ferroku_core::app::App;
@@ -98,7 +98,12 @@ impl Attempt<'_> {
             data: data.clone(),
         };
         let (build_id, app_id) = (self.build_id, self.app.id);
-        let workspace = blocking(move || Workspace::create(&data, build_id, app_id)).await?;
+        let workspace = blocking(move || {
+            let workspace = Workspace::create(&data, build_id, app_id)?;
+            spares::place(&data, app_id, &workspace.app());
+            Ok(workspace)
+        })
+        .await?;
         let gone = session.gone.clone();
         let built = tokio::select! {
             built = self.build(session, &workspace, &dyno, buildpacks) => built,
@@ -186,6 +191,11 @@ impl Attempt<'_> {
             return Err(BuildError::Compile(result.outcome));
         }
         self.output.write("\n-----> Compressing...\n").await;
+        let (data, app_id, tree) = (self.service.0.data.clone(), self.app.id, workspace.app());
+        blocking(move || {
+            spares::take_back(&data, app_id, &tree).map_err(BuildError::io("take the spare tree out"))
+        })
+        .await?;
         let sealed = self.seal(workspace).await?;
         Ok(Built { result, sealed })
     }
@@ -229,6 +239,7 @@ impl Attempt<'_> {
         self.service.log(self.app.id, "Build succeeded");
         (self.service.parts().changed)(self.app.id);
         self.service.0.collect.notify_one();
+        spares::keep_later(&self.service.0.data, self.app.id, &built.sealed.digest);
         Ok(release)
     }
 

@@ -9,6 +9,7 @@
 //! seal        the tree made harmless      promote   the tree moved to slugs/<digest>
 //! output      the build's text            text      its words
 //! settings    what a build gets of the node's certificates and package indexes
+//! spares      installed dependencies, kept ready for the app's next build
 //! collect     old slugs, leftovers, archives
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod output;
 pub mod promote;
 pub mod seal;
 mod settings;
+mod spares;
 pub mod text;
 pub mod workspace;
 
@@ -135,7 +137,7 @@ impl Builds {
         inner.git.repositories.prepare(&parts.hook)?;
         let compiler = install_compiler(&parts.compiler, &inner.data.join("bin"))?;
         for (name, mode) in
-            [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700)]
+            [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700), ("spares", 0o700)]
         {
             let folder = inner.data.join(name);
             std::fs::create_dir_all(&folder)?;
@@ -192,15 +194,11 @@ impl Builds {
             running.cancel.cancel();
         }
         let repositories = self.0.git.repositories.clone();
-        let cache = self.0.data.join("cache").join(app_id.to_string());
+        let data = self.0.data.clone();
         let removed = tokio::task::spawn_blocking(move || {
             repositories.remove(app_id)?;
-            match std::fs::remove_dir_all(&cache) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(anyhow::anyhow!("cannot remove {}: {error}", cache.display()))
-                }
-                _ => Ok(()),
-            }
+            remove_caches(&data, app_id)?;
+            anyhow::Ok(())
         });
         removed.await??;
         self.0.collect.notify_one();
@@ -212,10 +210,8 @@ impl Builds {
     /// # Errors
     /// It cannot be removed.
     pub async fn purge_cache(&self, app_id: AppId) -> std::io::Result<()> {
-        match tokio::fs::remove_dir_all(self.0.data.join("cache").join(app_id.to_string())).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let data = self.0.data.clone();
+        tokio::task::spawn_blocking(move || remove_caches(&data, app_id)).await?
     }
 
     /// What follows a push's program: the repository's size, and packing it now and then.
@@ -291,6 +287,20 @@ impl std::fmt::Debug for Builds {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Builds").field("data", &self.0.data).finish_non_exhaustive()
     }
+}
+
+/// Removes what builds of the app keep for the next one.
+fn remove_caches(data: &Path, app_id: AppId) -> std::io::Result<()> {
+    for folder in [data.join("cache").join(app_id.to_string()), spares::folder(data, app_id)] {
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let text = format!("cannot remove {}: {error}", folder.display());
+                return Err(std::io::Error::new(error.kind(), text));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn now_ms() -> Millis {
