@@ -383,3 +383,105 @@ async fn flush_waits_for_lines_of_other_threads_that_came_in_before_it() {
         task.await.expect("no line was confirmed too early");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_that_nobody_flushes_is_held_up_rather_than_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (app, total) = (app_id(1), 30_000u64);
+    let logplex = open(folder.path());
+    logplex.append(app, web("first"));
+    let first = all(&logplex, app).await[0].cursor;
+    let filler = "x".repeat(1_000);
+    for number in 1..=total {
+        logplex.append(app, web(format!("{number} {filler}")));
+    }
+    let last = logplex.history(app, 1, Filter::default()).await.expect("history").remove(0);
+    assert!(last.message.starts_with("30000 "), "{}", &last.message[..20]);
+    assert_eq!(last.cursor - first, total, "a line that is lost has no cursor");
+}
+
+/// A file system of its own, so that it can be full without harm.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(bytes: u64) -> Self {
+        let disk = Self(tempfile::tempdir().expect("folder"));
+        disk.run(&["-t", "tmpfs", "-o", &format!("size={bytes}"), "small"]);
+        disk
+    }
+
+    fn resize(&self, bytes: u64) {
+        self.run(&["-o", &format!("remount,size={bytes}")]);
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let status = std::process::Command::new("mount").args(arguments).arg(self.0.path()).status();
+        assert!(status.expect("mount is there").success(), "these tests run as root");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_confirms_nothing_and_loses_nothing_that_fits_into_memory() {
+    let disk = SmallDisk::mount(256 * 1024);
+    let (app, dyno) = (app_id(1), DynoId(Uuid::from_u128(9)));
+    let logplex = open(disk.0.path());
+    let filler = "x".repeat(500);
+    let mut confirmed = 0;
+    for sequence in 1..=2_000u64 {
+        logplex.append_dyno(app, dyno, sequence, web(format!("{sequence} {filler}")));
+        if sequence % 50 == 0 && confirmed + 50 == sequence {
+            match logplex.flush().await {
+                Ok(()) => confirmed = sequence,
+                Err(error) => assert!(matches!(error, LogplexError::NotWritten), "{error}"),
+            }
+        }
+    }
+    assert!((50..500).contains(&confirmed), "{confirmed} lines of 500 bytes fit into 256 KiB");
+    let kept = all(&logplex, app).await.len() as u64;
+    assert!(kept >= confirmed, "what is confirmed can be read though the disk is full");
+    disk.resize(16 * 1024 * 1024);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    logplex.flush().await.expect("there is room again");
+    drop(logplex);
+    let numbers: Vec<u64> = all(&open(disk.0.path()), app)
+        .await
+        .iter()
+        .map(|line| line.message.split(' ').next().expect("number").parse().expect("number"))
+        .collect();
+    assert_eq!(numbers, (1..=2_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn lines_that_fit_neither_on_the_disk_nor_into_memory_are_counted() {
+    let disk = SmallDisk::mount(64 * 1024);
+    let app = app_id(1);
+    let logplex = open(disk.0.path());
+    let filler = "x".repeat(9_000);
+    for _ in 0..1_200 {
+        logplex.append(app, web(&filler));
+    }
+    assert!(logplex.flush().await.is_err());
+    for _ in 0..10 {
+        logplex.append(app, web("over"));
+    }
+    disk.resize(64 * 1024 * 1024);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    logplex.flush().await.expect("there is room again");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let lines = all(&logplex, app).await;
+    let told = lines.iter().find(|line| line.process == "logplex").expect("the loss is told of");
+    let lost: usize = told
+        .message
+        .strip_prefix("Error L13: ")
+        .and_then(|rest| rest.split(' ').next())
+        .expect("Heroku's form")
+        .parse()
+        .expect("a number");
+    assert_eq!(lines.len() - 1 + lost, 1_210);
+}

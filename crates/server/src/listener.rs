@@ -25,7 +25,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -205,18 +205,18 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Some(dyno_id) = self.endpoint.rendezvous.redeem(secret) else {
-            tracing::info!(remote = %client.remote, "a rendezvous secret that is unknown, used or expired");
-            return Ok(());
-        };
+        let dyno_id = self.endpoint.rendezvous.redeem(secret);
         rendezvous::greet(&mut stream).await?;
-        match (self.endpoint.attach)(dyno_id).await {
+        let attached = match dyno_id {
+            Some(dyno_id) => (self.endpoint.attach)(dyno_id).await,
+            None => Err(anyhow::anyhow!("this session is unknown, used or expired")),
+        };
+        match attached {
             Ok(streams) => Ok(rendezvous::bridge(stream, streams).await?),
             Err(error) => {
-                let text = format!("The dyno cannot be attached to: {error:#}\r\n");
-                stream.write_all(text.as_bytes()).await?;
-                stream.shutdown().await?;
-                Err(error)
+                tracing::info!(remote = %client.remote, error = format!("{error:#}"), "a rendezvous came to nothing");
+                let text = format!("Cannot attach to the dyno: {error:#}. Run the command again.\r\n");
+                Ok(rendezvous::refuse(stream, &text).await?)
             }
         }
     }

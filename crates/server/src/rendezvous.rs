@@ -110,6 +110,18 @@ pub async fn greet(client: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()
     Ok(())
 }
 
+/// Tells a client that was greeted why there is nothing to attach to, and closes.
+///
+/// # Errors
+/// The client is gone.
+pub async fn refuse(client: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> std::io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(client);
+    writer.write_all(text.as_bytes()).await?;
+    writer.shutdown().await?;
+    linger(&mut reader).await;
+    Ok(())
+}
+
 /// Passes bytes both ways until the program ends, the client goes away or nobody says anything for [`IDLE_LIMIT`].
 ///
 /// # Errors
@@ -149,8 +161,7 @@ where
         () = to_program => return Ok(()),
         () = idle => return Ok(()),
     }
-    // Closing a socket with unread input resets it, and the reset may overtake the last output.
-    let _ = timeout(LINGER, discard_input(&mut reader)).await;
+    linger(&mut reader).await;
     Ok(())
 }
 
@@ -174,6 +185,11 @@ async fn pass_input(reader: &mut (impl AsyncRead + Unpin), input: mpsc::Sender<B
             return discard_input(reader).await;
         }
     }
+}
+
+/// Closing a socket with unread input resets it, and the reset may overtake the last output.
+async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
+    let _ = timeout(LINGER, discard_input(reader)).await;
 }
 
 /// Reads and forgets until the client is gone.

@@ -266,6 +266,9 @@ async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
     for wrong in [secret, revoked, format!("rdv.{}", "0".repeat(64))] {
         let mut client = api.connect(true).await;
         send(&mut client, wrong.as_bytes()).await;
+        assert_eq!(read_some(&mut client).await, "rendezvous\r\n");
+        let text = read_some(&mut client).await;
+        assert!(text.starts_with("Cannot attach to the dyno: this session is unknown"), "{text}");
         assert!(is_closed(&mut client).await);
     }
     assert!(api.programs.try_recv().is_err(), "none of them reached a dyno");
