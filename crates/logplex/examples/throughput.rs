@@ -45,7 +45,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let seconds = begun.elapsed().as_secs_f64();
         println!("{readers} readers: {:.0} lines a second", 2.0 * LINES as f64 / seconds);
-        logplex.close_tails();
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let app = AppId(Uuid::from_u128(0));

@@ -37,7 +37,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,6 +56,7 @@ struct Inner {
     folder: PathBuf,
     apps: RwLock<HashMap<AppId, Slot>>,
     tails: Arc<AtomicUsize>,
+    tails_closed: AtomicBool,
     work: Arc<Work>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
@@ -94,6 +95,7 @@ impl Logplex {
             folder,
             apps: RwLock::default(),
             tails: Arc::default(),
+            tails_closed: AtomicBool::new(false),
             work,
             threads,
             _lock: lock,
@@ -187,6 +189,10 @@ impl Logplex {
         let app = self.app(app_id)?;
         self.flush_for_reading().await;
         let (subscriber, through) = app.subscribe(filter.clone())?;
+        // Looked at last: who closes from here on finds the session.
+        if self.0.tails_closed.load(Ordering::SeqCst) {
+            subscriber.close();
+        }
         let first = read(move || match from {
             TailFrom::Last(lines) => {
                 let lines = segment::read_last(&app.folder, through, lines, &filter)?;
@@ -197,8 +203,10 @@ impl Logplex {
         Ok(Tail { app_id, first: first.await?.into(), subscriber, _permit: permit })
     }
 
-    /// Ends all live sessions: their readers come back with their last cursor once a new process listens.
+    /// Ends all live sessions, and those that still begin end at once: their readers come back with their last
+    /// cursor when a new process listens.
     pub fn close_tails(&self) {
+        self.0.tails_closed.store(true, Ordering::SeqCst);
         for slot in self.apps_map_values() {
             slot.close_readers();
         }

@@ -346,6 +346,21 @@ async fn an_app_that_is_removed_leaves_nothing_and_its_late_lines_bring_nothing_
 }
 
 #[tokio::test]
+async fn sessions_end_when_the_node_stops_those_that_begin_then_too() {
+    let folder = tempfile::tempdir().expect("folder");
+    let app = app_id(1);
+    let logplex = open(folder.path());
+    logplex.append(app, web("line"));
+    let mut tail = logplex.tail(app, Filter::default(), TailFrom::Last(10)).await.expect("tail");
+    assert_eq!(next_line(&mut tail).await.message, "line");
+    logplex.close_tails();
+    assert_eq!(tail.next().await, None);
+    let mut late = logplex.tail(app, Filter::default(), TailFrom::Last(10)).await.expect("tail");
+    assert_eq!(next_line(&mut late).await.message, "line");
+    assert_eq!(late.next().await, None);
+}
+
+#[tokio::test]
 async fn one_folder_has_one_server() {
     let folder = tempfile::tempdir().expect("folder");
     let _first = open(folder.path());
