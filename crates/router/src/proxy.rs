@@ -186,7 +186,9 @@ async fn forward(
         });
         match send(&mut exchange, sender, request, upload.as_deref()).await {
             Sent::Answered(response, sender) => return pass_on(exchange, response, sender, upload, upgrade),
-            Sent::Unsent(unsent) => request = unsent,
+            Sent::Unsent(unsent) if reused => request = unsent,
+            // A dyno that closes every new connection would be asked for ever.
+            Sent::Unsent(_) => return fail(exchange, Failure::ClosedWithoutResponse),
             Sent::Failed(Failure::ClosedWithoutResponse) if copy.is_some() => {
                 let copy = copy.expect("looked at in the guard");
                 request = copy.with(RequestBody::Empty);

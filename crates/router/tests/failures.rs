@@ -125,6 +125,17 @@ fn h13_when_the_dyno_closes_without_an_answer_also_on_a_kept_connection() {
 }
 
 #[test]
+fn h13_when_the_dyno_closes_every_connection_at_once() {
+    let dyno = Dyno::raw(drop);
+    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    for number in 0..20 {
+        assert_eq!(node.get(&format!("/{number}")).status, 503);
+        let line = node.control.line(&format!("/{number}"));
+        assert!(line.contains("code=H13") || line.contains("code=H21"), "{line}");
+    }
+}
+
+#[test]
 fn a_kept_connection_that_the_dyno_closes_costs_a_reader_nothing_and_is_never_repeated_for_a_writer() {
     // Answers one request on each connection, then closes when the second one comes.
     let dyno = Dyno::raw(|mut stream| {
