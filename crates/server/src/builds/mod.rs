@@ -136,9 +136,13 @@ impl Builds {
         let inner = &self.0;
         inner.git.repositories.prepare(&parts.hook)?;
         let compiler = install_compiler(&parts.compiler, &inner.data.join("bin"))?;
-        for (name, mode) in
-            [("slugs", 0o711), ("builds", 0o711), ("build-output", 0o700), ("slug-archives", 0o700), ("spares", 0o700)]
-        {
+        for (name, mode) in [
+            ("slugs", 0o711),
+            ("builds", 0o711),
+            ("build-output", 0o700),
+            ("slug-archives", 0o700),
+            ("spares", 0o700),
+        ] {
             let folder = inner.data.join(name);
             std::fs::create_dir_all(&folder)?;
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;

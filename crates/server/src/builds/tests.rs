@@ -21,6 +21,7 @@ struct Host {
     node: Arc<Node>,
     app_id: AppId,
     url: String,
+    client: ferroku_api::Client,
 }
 
 fn passable(path: &Path) {
@@ -73,8 +74,10 @@ async fn host() -> Host {
     tokio::spawn(async move { axum::serve(listener, service).await });
     let owner = std::fs::read_to_string(data.join("owner.json")).expect("written");
     let owner: serde_json::Value = serde_json::from_str(&owner).expect("JSON");
-    let url = format!("http://x:{}@{address}/shop.git", owner["api_key"].as_str().expect("a key"));
-    Host { temporary, node, app_id, url }
+    let key = owner["api_key"].as_str().expect("a key");
+    let url = format!("http://x:{key}@{address}/shop.git");
+    let client = ferroku_api::Client::new(&format!("http://{address}"), key);
+    Host { temporary, node, app_id, url, client }
 }
 
 fn git(folder: &Path, arguments: &[&str]) -> Command {
@@ -134,6 +137,13 @@ impl Host {
         panic!("build folders are left");
     }
 
+    async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let answer = self.client.request(method, path).body(body.to_owned()).send().await.expect("answered");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("text"))
+    }
+
     async fn close(self) {
         self.node.driver().shutdown().await;
     }
@@ -176,6 +186,11 @@ async fn pushes_become_slugs_and_releases_or_nothing() {
     let rows = builds::list(&host.node.store, host.app_id).await.expect("read");
     let kept = std::fs::read_to_string(host.node.builds.output_path(rows[0].id)).expect("kept");
     assert!(kept.contains("Building source:") && kept.contains("Released v3"), "{kept}");
+    assert_eq!(host.send("GET", &format!("/streams/builds/{}", rows[0].id), "").await, (200, kept));
+    let (status, text) = host.send("GET", &format!("/apps/shop/builds/{}", rows[0].id), "").await;
+    assert!(status == 200 && text.contains(r#""status":"succeeded""#), "{text}");
+    let (status, text) = host.send("GET", &format!("/apps/shop/slugs/{}", slug.id), "").await;
+    assert!(status == 200 && text.contains(&slug.digest), "{text}");
     host.wait_until_clean().await;
     host.close().await;
 }
@@ -228,5 +243,49 @@ async fn a_client_that_goes_away_stops_the_build() {
     let release = releases::current(store, app_id).await.expect("read").expect("made");
     assert_eq!(release.slug_id, None);
     host.wait_until_clean().await;
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buildpacks_are_set_or_refused_with_a_reason() {
+    let host = host().await;
+    let put = async |buildpack: &str| {
+        let body = serde_json::json!({"updates": [{"buildpack": buildpack}]}).to_string();
+        host.send("PUT", "/apps/shop/buildpack-installations", &body).await
+    };
+    let (status, text) = host.send("GET", "/buildpacks/heroku%2Fpython", "").await;
+    assert_eq!((status, text.as_str()), (200, r#"{"blob_url":"urn:buildpack:heroku/python"}"#));
+    let (status, text) = put("urn:buildpack:heroku/python").await;
+    assert!(status == 200 && text.contains(r#""name":"heroku/python""#), "{text}");
+    let cases = [
+        ("heroku/cobol", "heroku/cobol is not a buildpack of this node: it has heroku/python"),
+        ("file:///etc", "must be in "),
+        ("nonsense", "a buildpack must be a name such as heroku/python, or a URL"),
+    ];
+    for (buildpack, why) in cases {
+        let (status, text) = put(buildpack).await;
+        assert!(status == 422 && text.contains(why), "{buildpack}: {text}");
+    }
+    let missing = format!("file://{}/data/buildpacks/none", host.temporary.path().display());
+    let (status, text) = put(&missing).await;
+    assert!(status == 422 && text.contains("There is no buildpack at"), "{text}");
+    let (_, text) = host.send("GET", "/apps/shop/buildpack-installations", "").await;
+    assert!(text.contains("heroku/python"), "a refused change changes nothing: {text}");
+    assert_eq!(host.send("PUT", "/apps/shop/buildpack-installations", r#"{"updates":[]}"#).await.1, "[]");
+
+    let unknown = Uuid::new_v4();
+    for (method, path, status) in [
+        ("GET", "/apps/shop/builds".to_owned(), 200),
+        ("POST", "/apps/shop/builds".to_owned(), 422),
+        ("GET", format!("/apps/shop/builds/{unknown}"), 404),
+        ("DELETE", format!("/apps/shop/builds/{unknown}"), 404),
+        ("GET", "/apps/shop/builds/x".to_owned(), 404),
+        ("GET", format!("/apps/shop/slugs/{unknown}"), 404),
+        ("GET", format!("/streams/builds/{unknown}"), 404),
+        ("DELETE", "/apps/shop/build-cache".to_owned(), 200),
+    ] {
+        let (seen, text) = host.send(method, &path, "").await;
+        assert_eq!(seen, status, "{method} {path}: {text}");
+    }
     host.close().await;
 }

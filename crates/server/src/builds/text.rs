@@ -26,7 +26,8 @@ pub fn size(bytes: u64) -> String {
 /// What comes before the build's own text; the archive is made between the two.
 pub fn header(commit: &Commit) -> [String; 2] {
     let short: String = commit.id.chars().take(7).collect();
-    let mut before = format!("Updated {} paths from {short}\n", commit.paths);
+    let noun = if commit.paths == 1 { "path" } else { "paths" };
+    let mut before = format!("Updated {} {noun} from {short}\n", commit.paths);
     if !commit.submodules.is_empty() {
         before.push_str(&format!(
             " !     Warning: git submodules are not fetched, so these folders are empty in the build:\n \
@@ -70,7 +71,7 @@ pub fn released(version: i64, web_url: &str) -> String {
 
 /// The end of a build that failed.
 pub fn rejected(app_name: &str, built_before: Option<&str>) -> String {
-    let mut text = "\n !     Push failed\n".to_owned();
+    let mut text = " !     Push failed\n".to_owned();
     if let Some(commit) = built_before {
         text.push_str(&format!(
             " !\n !     ## Warning - The same version of this code has already been built: {commit}\n \
@@ -133,7 +134,7 @@ mod tests {
         assert!(large_slug(346 * MIB).is_some_and(|text| text.contains("(346 MB)")));
         assert_eq!(
             rejected("myapp", None),
-            "\n !     Push failed\nVerifying deploy...\n\n!\tPush rejected to myapp.\n\n"
+            " !     Push failed\nVerifying deploy...\n\n!\tPush rejected to myapp.\n\n"
         );
     }
 }
