@@ -21,7 +21,7 @@ use ferroku_core::AppId;
 use ferroku_logplex::{Filter, Logplex, LogplexError, Tail, TailEvent, TailFrom};
 use futures::{FutureExt, Stream, stream};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::time::Duration;
@@ -64,7 +64,13 @@ pub async fn open(logplex: &Logplex, wanted: Wanted, headers: &HeaderMap) -> Res
     if tail {
         let from = after.map_or(TailFrom::Last(lines), TailFrom::After);
         let tail = logplex.tail(app_id, filter, from).await.map_err(api_error)?;
-        return Ok(form.response(Body::from_stream(live(tail, form, KEEP_ALIVE))));
+        let mut response = form.response(Body::from_stream(live(tail, form, KEEP_ALIVE)));
+        if form == Form::Events {
+            // An event source comes back after the end of a stream, but the CLI gives up on one that breaks off within a
+            // chunk, as a kill of this process makes it. A body of HTTP/1.0 has no chunks: it ends with its connection.
+            *response.version_mut() = Version::HTTP_10;
+        }
+        return Ok(response);
     }
     let events = match after {
         // A client that does not know when to stop is told so: 204 ends an event source.

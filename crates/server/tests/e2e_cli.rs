@@ -5,8 +5,8 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 6] =
-    ["01_login", "02_apps", "03_config", "04_push", "05_dynos", "06_releases_and_logs"];
+const TABLES: [&str; 7] =
+    ["01_login", "02_apps", "03_config", "04_push", "05_dynos", "06_releases_and_logs", "07_bad_input"];
 
 fn run_tables(options: NodeOptions) {
     let node = TestNode::start_with(options);

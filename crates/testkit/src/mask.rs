@@ -6,9 +6,11 @@ use std::sync::LazyLock;
 /// Patterns, in the order in which they are replaced.
 static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let patterns: &[(&str, &str)] = &[
-        // Terminal colours, cursor moves, and what a progress line overwrote.
+        // What a prompt or a progress line wrote over, then colours and cursor moves.
+        (r"\x1b\[2K\x1b\[G|\x1b\[G\x1b\[1A\x1b\[J", "\r"),
+        (r"\r+\n", "\n"),
+        (r"[^\n]*\r", ""),
         (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
-        (r"\r\n", "\n"),
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[UUID]"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "[TIME]"),
         (r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d [+-]\d{4}", "[TIME]"),
@@ -19,6 +21,8 @@ static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b(run|scheduler|release)\.\d{4}\b", "$1.[N]"),
         (r"\b\d+(\.\d+)? ?(ms|s)\b", "[DURATION]"),
         (r"\b\d+(\.\d+)? ?([KMG]i?B?|kB|bytes)\b", "[SIZE]"),
+        // How often the CLI saw a one-off dyno before it was up.
+        (r"Running [^\n]*?\.\.\. (starting|connecting), run\.\[N\]\n?", ""),
         (r"[ \t]+\n", "\n"),
     ];
     patterns.iter().map(|(pattern, name)| (Regex::new(pattern).expect("a valid pattern"), *name)).collect()
@@ -52,6 +56,14 @@ mod tests {
         let literals = [("127.0.0.1:4711".to_owned(), "[API]".to_owned())];
         let text = "\x1b[1mv3\x1b[0m Deploy 1a2b3c4d 2026/11/22 02:03:04 +0000 (~ 5s ago) http://127.0.0.1:4711/ run.1234 12.3M";
         assert_eq!(mask(text, &literals), "v3 Deploy [COMMIT] [TIME] [AGO] http://[API]/ run.[N] [SIZE]");
+    }
+
+    #[test]
+    fn a_progress_line_is_what_it_was_in_the_end() {
+        let prompt = "\x1b[34m?\x1b[39m Email o\x1b[10G\x1b[2K\x1b[G\x1b[32m!\x1b[39m Email owner\x1b[24G\r\nnext";
+        assert_eq!(mask(prompt, &[]), "! Email owner\nnext");
+        let run = "Running ls on a... starting, run.8726\nRunning ls on a... connecting, run.8726Running ls on a... up, run.8726\nx";
+        assert_eq!(mask(run, &[]), "Running ls on a... up, run.[N]\nx");
     }
 
     #[test]

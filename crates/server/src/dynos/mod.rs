@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 /// Rows of ended dynos are kept this long, in milliseconds: what a support question of the same day needs.
 const HISTORY_MS: Millis = 24 * 60 * 60 * 1000;
@@ -86,6 +87,8 @@ struct Shared {
     parts: Parts,
     routes: Routes,
     apps: Mutex<Loops>,
+    /// Removals of the traces of ended dynos: the node's end waits for them.
+    removals: TaskTracker,
 }
 
 #[derive(Default)]
@@ -97,7 +100,7 @@ struct Loops {
 impl DynoManager {
     /// A manager that does nothing until [`DynoManager::start`].
     pub fn new(parts: Parts) -> Self {
-        Self(Some(Arc::new(Shared { parts, routes: Routes::new(), apps: Mutex::default() })))
+        Self(Some(Arc::new(Shared { parts, routes: Routes::new(), apps: Mutex::default(), removals: TaskTracker::new() })))
     }
 
     /// Finds the dynos of an earlier run of this process again, and from then on keeps every app as it is wanted.
@@ -187,6 +190,8 @@ impl DynoManager {
             for wait in waits {
                 let _ = wait.await;
             }
+            shared.removals.close();
+            shared.removals.wait().await;
         };
         if tokio::time::timeout(grace + SHUTDOWN_MARGIN, all).await.is_err() {
             tracing::error!("some dynos could not be stopped in time");
@@ -239,7 +244,7 @@ impl Shared {
     /// Removes every trace of a dyno, in the background.
     fn remove_later(self: &Arc<Self>, dyno_id: DynoId) {
         let shared = self.clone();
-        tokio::spawn(async move {
+        self.removals.spawn(async move {
             if let Err(error) = shared.parts.driver.remove(dyno_id).await {
                 tracing::error!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno's traces");
             }

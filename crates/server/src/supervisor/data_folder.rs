@@ -60,9 +60,13 @@ impl DataFolder {
         self.path.join("run")
     }
 
-    /// Takes the tmpfs away, with all that is in it. For a clean stop only.
+    /// Takes the tmpfs away, unless a dyno that outlived its node has its socket there: the next start adopts it.
     pub fn unmount_run(&self) {
-        let _ = unmount(self.run(), UnmountFlags::DETACH);
+        let is_used = fs::read_dir(self.run().join("dynos")).is_ok_and(|mut entries| entries.next().is_some());
+        if !is_used {
+            // Still mounted, it is found and used by the next start.
+            let _ = unmount(self.run(), UnmountFlags::DETACH);
+        }
     }
 
     fn mount_run(&self) -> Result<(), SupervisorError> {

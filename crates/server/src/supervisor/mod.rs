@@ -87,8 +87,14 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, SupervisorError> {
     let mut control = Process::new("control", folder.run().join("control.pid"));
     let mut router = Process::new("router", folder.run().join("router.pid"));
     let sockets = match inherited {
-        Some(sockets) => sockets,
-        None => adopt_or_bind(&args, &folder, &mut control, &mut router)?,
+        Some(sockets) => {
+            // A program that cannot start must not end the node it was to upgrade: it is tried again.
+            (control.was_ready, router.was_ready) = (true, true);
+            sockets
+        }
+        None => {
+            adopt_or_bind(&args, &folder, &mut control, &mut router).inspect_err(|_| folder.unmount_run())?
+        }
     };
     let mut args = args;
     args.data.data = folder.path.clone();

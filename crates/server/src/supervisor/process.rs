@@ -25,7 +25,7 @@ pub struct Process {
     running: Option<Running>,
     ends_in_a_row: usize,
     start_at: Option<Instant>,
-    /// Whether it ever served under this supervisor.
+    /// Whether it ever served under this supervisor, or one before it.
     pub was_ready: bool,
 }
 
