@@ -1,11 +1,16 @@
 //! A router without the rest of a node, for measurements: `serve LISTEN HOST DYNO...`, such as
-//! `serve 127.0.0.1:9000 shop.localhost 127.0.0.1:9001 127.0.0.1:9002`. Ends when stdin ends. Records are
-//! collected up to their limit and dropped, as in a router whose control is away.
+//! `serve 127.0.0.1:9000 shop.localhost 127.0.0.1:9001 127.0.0.1:9002`. Ends when stdin ends. A thread stands in
+//! for control: it takes the request records and acknowledges them.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 
-use ferroku_core::protocol::router::{RouteApp, RouteTable, Target, TargetState};
+use ferroku_core::protocol::frame::Decoder;
+use ferroku_core::protocol::router::{
+    Acknowledge, FromRouter, Hello, PROTOCOL_VERSION, Role, RouteApp, RouteTable, Target, TargetState,
+    ToRouter,
+};
 use ferroku_core::{AppId, DynoId};
 use ferroku_router::limits::Timeouts;
 use ferroku_router::{Router, RouterConfig, socket};
@@ -31,11 +36,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         trusted_uid: 0,
         timeouts: Timeouts::default(),
     })?;
+    let control = socket::connect(&folder.join("router.sock"))?;
+    std::thread::spawn(move || acknowledge(control));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     router.leave();
     router.wait();
     std::fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// Acknowledges every batch of records.
+fn acknowledge(mut control: UnixStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let hello = Hello {
+        protocol_version: PROTOCOL_VERSION,
+        binary_digest: String::new(),
+        instance: 0,
+        role: Role::Control,
+    };
+    control.write_all(&ToRouter::Hello(hello).encode()?)?;
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        while let Some(frame) = decoder.next_frame()? {
+            if let Some(FromRouter::RequestLog(log)) = FromRouter::decode(&frame)?
+                && let Some(last) = log.records.last()
+            {
+                let acknowledge = Acknowledge { instance: log.instance, sequence: last.sequence };
+                control.write_all(&ToRouter::Acknowledge(acknowledge).encode()?)?;
+            }
+        }
+        match control.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => decoder.push(&buffer[..count]),
+        }
+    }
 }
 
 fn app(host: &str, dynos: &[String]) -> Result<RouteApp, std::net::AddrParseError> {

@@ -89,10 +89,11 @@ impl Exchange {
         };
         self.shared.record(self.client.worker, record);
         self.in_flight = None;
+        self.client.end();
     }
 
     fn line(&self, failure: Option<Failure>) -> String {
-        let mut line = String::with_capacity(320);
+        let mut line = String::with_capacity(256);
         let mut status = self.status;
         match failure {
             None => line.push_str("at=info"),

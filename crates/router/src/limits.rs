@@ -24,9 +24,9 @@ pub const CLIENT_CONNECTIONS: usize = 20_000;
 /// An idle connection to a dyno older than this is not used for a request that must not be sent twice:
 /// servers close idle connections after as little as 2 s (gunicorn), and the race would be an H13.
 pub const REUSE_UNSAFE_WITHIN: Duration = Duration::from_secs(1);
-/// Request records that wait for control, in bytes of text: about 60,000 requests. The oldest are dropped
-/// and counted.
-pub const REQUEST_RECORDS_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// Request records that wait for control, in bytes of memory: about 25,000 requests, so that a router stays
+/// below 20 MB. The oldest are dropped and counted.
+pub const REQUEST_RECORDS_LIMIT_BYTES: usize = 8 * 1024 * 1024;
 /// Request records in one frame.
 pub const REQUEST_RECORDS_PER_FRAME: usize = 512;
 /// How long records collect before they are sent together.

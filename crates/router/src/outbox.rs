@@ -17,7 +17,7 @@ use crate::disk;
 use crate::exchange::PendingRecord;
 use crate::limits::{REQUEST_RECORDS_LIMIT_BYTES, REQUEST_RECORDS_PER_FRAME};
 
-/// What the map, the id and the numbers of one record take in memory beside its text, in bytes.
+/// What the id and the numbers of one record take in memory beside its text, in bytes.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// The records of this router, and of those before it.
@@ -51,7 +51,7 @@ impl Outbox {
         let queue = &mut self.queues[0];
         for PendingRecord { app_id, at_us, line } in records {
             self.next_sequence += 1;
-            queue.bytes += line.len() + RECORD_OVERHEAD_BYTES;
+            queue.bytes += line.capacity() + RECORD_OVERHEAD_BYTES;
             queue.records.push_back(RequestRecord { sequence: self.next_sequence, app_id, at_us, line });
             while queue.bytes > REQUEST_RECORDS_LIMIT_BYTES {
                 queue.pop();
@@ -68,7 +68,8 @@ impl Outbox {
             }
             let mut queue = Queue::new(log.instance, Some(path));
             queue.dropped = log.dropped;
-            queue.bytes = log.records.iter().map(|record| record.line.len() + RECORD_OVERHEAD_BYTES).sum();
+            queue.bytes =
+                log.records.iter().map(|record| record.line.capacity() + RECORD_OVERHEAD_BYTES).sum();
             queue.records = log.records.into();
             self.queues.push(queue);
         }
@@ -137,7 +138,7 @@ impl Queue {
 
     fn pop(&mut self) {
         if let Some(record) = self.records.pop_front() {
-            self.bytes -= record.line.len() + RECORD_OVERHEAD_BYTES;
+            self.bytes -= record.line.capacity() + RECORD_OVERHEAD_BYTES;
             self.sent = self.sent.saturating_sub(1);
         }
     }
@@ -195,8 +196,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut outbox = Outbox::new(folder.path().into(), 1);
         let line = "x".repeat(1024 * 1024 - RECORD_OVERHEAD_BYTES);
-        outbox.push((0..18).map(|_| pending(&line)).collect());
+        outbox.push((0..10).map(|_| pending(&line)).collect());
         let batch = outbox.next_batch().unwrap();
-        assert_eq!((batch.dropped, batch.records.len(), batch.records[0].sequence), (2, 16, 4));
+        assert_eq!((batch.dropped, batch.records.len(), batch.records[0].sequence), (2, 8, 4));
     }
 }

@@ -31,7 +31,11 @@ pub async fn handle(
     client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Response<ProxyBody> {
+    client.begin();
     let mut response = answer(shared, client, request).await;
+    if matches!(response.body(), ProxyBody::Full(_)) {
+        client.end();
+    }
     if shared.leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

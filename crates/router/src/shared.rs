@@ -1,7 +1,8 @@
 //! What all threads of one router share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
@@ -60,6 +61,45 @@ pub struct Client {
     pub worker: usize,
     /// It took no byte for too long.
     pub stalled: AtomicBool,
+    /// Milliseconds on the clock of `connected` since when the router waits for a whole request head;
+    /// [`BUSY`] while it serves one.
+    waiting_since_ms: AtomicU64,
+    connected: Instant,
+}
+
+/// No request head is waited for.
+const BUSY: u64 = u64::MAX;
+
+impl Client {
+    /// One that has just connected.
+    pub fn new(headers: ClientHeaders, worker: usize) -> Self {
+        Self {
+            headers,
+            worker,
+            stalled: AtomicBool::new(false),
+            waiting_since_ms: AtomicU64::new(0),
+            connected: Instant::now(),
+        }
+    }
+
+    /// A request head has come.
+    pub fn begin(&self) {
+        self.waiting_since_ms.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// Its answer is on the way; the next head is waited for.
+    pub fn end(&self) {
+        let now = u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(BUSY - 1);
+        self.waiting_since_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// How long a request head is waited for; zero while a request is served.
+    pub fn waiting(&self) -> Duration {
+        match self.waiting_since_ms.load(Ordering::Relaxed) {
+            BUSY => Duration::ZERO,
+            since => self.connected.elapsed().saturating_sub(Duration::from_millis(since)),
+        }
+    }
 }
 
 impl Shared {

@@ -7,12 +7,11 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -137,7 +136,7 @@ fn serve(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, place: Pl
     // Without it an answer's last packet may wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let headers = ClientHeaders::new(address.ip(), shared.public_port);
-    let client = Arc::new(Client { headers, worker: place.worker, stalled: AtomicBool::new(false) });
+    let client = Arc::new(Client::new(headers, place.worker));
     shared.tasks.spawn(async move {
         connection(&place.shared, client, stream).await;
     });
@@ -145,13 +144,14 @@ fn serve(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, place: Pl
 
 async fn connection(shared: &Arc<Shared>, client: Arc<Client>, stream: TcpStream) {
     let io = ClientIo::new(stream, client.clone(), shared.timeouts.idle);
+    let watched = client.clone();
     let service = service_fn(|request| {
         let (shared, client) = (shared.clone(), client.clone());
         async move { Ok::<_, Infallible>(proxy::handle(&shared, &client, request).await) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.timeouts.client_keep_alive)
+        // One timer a connection (below) instead of hyper's one a request.
+        .header_read_timeout(None)
         .max_header_size(REQUEST_HEAD_LIMIT_BYTES)
         .max_buf_size(REQUEST_HEAD_LIMIT_BYTES)
         .title_case_headers(true)
@@ -159,18 +159,29 @@ async fn connection(shared: &Arc<Shared>, client: Arc<Client>, stream: TcpStream
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut phase = shared.phase.subscribe();
-    let closing = tokio::select! {
+    tokio::select! {
         biased;
-        _ = connection.as_mut() => false,
-        _ = phase.wait_for(|phase| *phase >= Phase::ClosingIdle) => true,
-    };
-    if !closing {
-        return;
+        _ = connection.as_mut() => return,
+        _ = phase.wait_for(|phase| *phase >= Phase::ClosingIdle) => {}
+        () = waited_too_long(&watched, shared.timeouts.client_keep_alive) => {}
     }
     connection.as_mut().graceful_shutdown();
+    // Half a request head keeps the connection open, and so does an answer that is not taken yet.
     tokio::select! {
         biased;
         _ = connection => {}
         _ = phase.wait_for(|phase| *phase == Phase::Forced) => {}
+        () = waited_too_long(&watched, 2 * shared.timeouts.client_keep_alive) => {}
+    }
+}
+
+/// Returns when the client has sent no whole request head for `limit`.
+async fn waited_too_long(client: &Client, limit: Duration) {
+    loop {
+        let waiting = client.waiting();
+        if waiting >= limit {
+            return;
+        }
+        tokio::time::sleep(limit - waiting).await;
     }
 }

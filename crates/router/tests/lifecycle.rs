@@ -313,6 +313,38 @@ fn listeners_are_given_back_and_serve_on() {
 }
 
 #[test]
+fn a_client_that_sends_no_whole_request_is_closed_and_one_that_waits_for_its_answer_is_not() {
+    let dyno = Dyno::answering(|_, _| {
+        std::thread::sleep(Duration::from_millis(900));
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into()
+    });
+    let timeouts = ferroku_router::limits::Timeouts {
+        client_keep_alive: Duration::from_millis(400),
+        first_byte: PATIENCE,
+        ..short_timeouts()
+    };
+    let node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
+    for beginning in ["", "GET / HTTP/1.1\r\nHo"] {
+        let mut stream = node.connect();
+        stream.write_all(beginning.as_bytes()).unwrap();
+        let begun = Instant::now();
+        let _ = stream.read(&mut [0; 512]);
+        let elapsed = begun.elapsed();
+        assert!(
+            elapsed >= Duration::from_millis(350) && elapsed < PATIENCE / 2,
+            "{beginning:?}: {elapsed:?}"
+        );
+    }
+    let mut stream = node.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    assert_eq!(Answer::read(&mut reader, false).status, 200);
+    std::thread::sleep(Duration::from_millis(200));
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
+    assert_eq!(Answer::read(&mut reader, false).status, 200, "the connection was kept");
+}
+
+#[test]
 fn a_stranger_may_not_command_the_router() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("router.sock");

@@ -19,7 +19,6 @@ use ferroku_core::protocol::router::{
     Acknowledge, FromRouter, Hello, MessageError, PROTOCOL_VERSION, RequestLog, Role, RouteTable,
     TargetState, ToRouter,
 };
-use ferroku_logplex::{LogLine, Logplex};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -33,9 +32,6 @@ const REQUEST_BATCH_QUEUE: usize = 16;
 const EVENT_QUEUE: usize = 1024;
 /// How many drained dynos are remembered beyond those in the table.
 const DRAINED_MEMORY: usize = 4096;
-
-/// Between two attempts to write request records, in milliseconds.
-const FLUSH_PAUSE_MS: u64 = 500;
 
 /// What the router reports about tables and dynos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,44 +191,9 @@ impl RouterLink {
         self.shared.lock().drained.contains(&dyno_id)
     }
 
-    /// Moves request records into `logplex` for ever, as lines of `heroku[router]`, and acknowledges those that
-    /// are written. Returns at once.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn store_request_logs(&self, logplex: Logplex) {
-        if let Some(batches) = self.take_request_batches() {
-            tokio::spawn(store_request_logs(batches, logplex));
-        }
-    }
-
     /// The request records; the first caller gets them.
     pub fn take_request_batches(&self) -> Option<mpsc::Receiver<RequestBatch>> {
         self.shared.lock().batches.take()
-    }
-}
-
-async fn store_request_logs(mut batches: mpsc::Receiver<RequestBatch>, logplex: Logplex) {
-    let mut dropped: HashMap<u64, u64> = HashMap::new();
-    while let Some(mut batch) = batches.recv().await {
-        let key = batch.key();
-        let seen = dropped.entry(batch.log.instance).or_default();
-        if batch.log.dropped > *seen {
-            tracing::warn!(count = batch.log.dropped - *seen, "the router dropped request records");
-            *seen = batch.log.dropped;
-        }
-        for record in &mut batch.log.records {
-            let line = LogLine::new(record.at_us, "heroku", "router", std::mem::take(&mut record.line));
-            logplex.append_keyed(record.app_id, &key, record.sequence, line);
-        }
-        while let Err(error) = logplex.flush().await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "request records cannot be written yet"
-            );
-            tokio::time::sleep(Duration::from_millis(FLUSH_PAUSE_MS)).await;
-        }
-        batch.acknowledge();
     }
 }
 
@@ -375,6 +336,7 @@ async fn read(
     leaving: tokio::sync::oneshot::Sender<()>,
 ) -> Result<(), LinkError> {
     let mut leaving = Some(leaving);
+    let mut dropped: HashMap<u64, u64> = HashMap::new();
     loop {
         let message = next_message(&mut reader, &mut decoder).await?;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
@@ -382,6 +344,13 @@ async fn read(
             Some(FromRouter::TableApplied(applied)) if leaving.is_some() => shared.applied(applied.version),
             Some(FromRouter::Drained(drained)) => shared.drained(number, drained.dyno_id),
             Some(FromRouter::RequestLog(log)) => {
+                let before = dropped.insert(log.instance, log.dropped).unwrap_or(0);
+                if log.dropped > before {
+                    tracing::warn!(
+                        count = log.dropped - before,
+                        "the router dropped request records that waited too long"
+                    );
+                }
                 let reply =
                     shared.lock().connections.get(&number).map(|connection| connection.outgoing.clone());
                 let batches = shared.batches.clone();
