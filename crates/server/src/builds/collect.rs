@@ -105,6 +105,18 @@ pub async fn collect(service: &Builds) -> anyhow::Result<()> {
     remove_leftovers(service).await
 }
 
+/// Removes what no row needs, at once: an app was destroyed.
+///
+/// # Errors
+/// The store or the disk failed.
+pub async fn remove_unneeded(service: &Builds) -> anyhow::Result<()> {
+    if belongs(&service.parts().store, &service.0.data).await? {
+        remove_slugs(service).await?;
+        remove_leftovers(service).await?;
+    }
+    Ok(())
+}
+
 /// Packs every slug that waits for it.
 async fn archive(service: &Builds) -> Result<(), StoreError> {
     let store = &service.parts().store;

@@ -205,8 +205,10 @@ impl Builds {
             anyhow::Ok(())
         });
         removed.await??;
-        self.0.collect.notify_one();
-        Ok(())
+        match self.0.parts.get() {
+            Some(_) => collect::remove_unneeded(self).await,
+            None => Ok(()),
+        }
     }
 
     /// Forgets the app's build cache: its next build starts from nothing.
