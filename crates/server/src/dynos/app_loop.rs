@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// How long the loop sleeps at most: rows that changed without a poke are seen then.
-const IDLE: Duration = Duration::from_secs(15);
+/// How long the loop sleeps at most. Whatever changes rows pokes, and a restart looks at every app; this is
+/// for what was forgotten.
+const IDLE: Duration = Duration::from_secs(60);
 /// After an error, how long until the next try.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How often an event is tried to be recorded: for a minute, which outlasts a restart of the database.

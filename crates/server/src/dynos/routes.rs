@@ -2,7 +2,8 @@
 //!
 //! Each app's loop gives its own entry ([`Routes::set`]); a task publishes the whole table when one changed.
 //! Invariant: nothing is published before every app known at the start has given its entry, so that a restart
-//! of control never takes a route away.
+//! of control takes no route away. Only an app whose rows cannot be read is waited for no longer than
+//! [`FIRST_TABLE_WAIT`].
 
 use crate::router_link::RouterLink;
 use ferroku_core::app::App;
@@ -14,7 +15,12 @@ use ferroku_core::protocol::router::{RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How long the first table waits for all apps: reading the rows of 10,000 apps takes less.
+const FIRST_TABLE_WAIT: Duration = Duration::from_secs(10);
 
 /// Collects the apps' entries.
 pub struct Routes {
@@ -68,21 +74,31 @@ impl Routes {
 
     /// Publishes for ever. A burst of changes makes one table.
     pub async fn publish(&self, router: &RouterLink) {
+        let deadline = Instant::now() + FIRST_TABLE_WAIT;
         loop {
-            let table = {
-                let mut state = self.lock();
-                if state.dirty && state.awaited.is_empty() {
-                    state.dirty = false;
-                    Some(RouteTable { version: 0, apps: state.apps.values().cloned().collect() })
-                } else {
-                    None
-                }
-            };
-            if let Some(table) = table {
+            if let Some(table) = self.take_changed(Instant::now() >= deadline) {
                 router.publish(table);
             }
-            self.changed.notified().await;
+            if self.lock().awaited.is_empty() {
+                self.changed.notified().await;
+            } else {
+                let _ = tokio::time::timeout_at(deadline, self.changed.notified()).await;
+            }
         }
+    }
+
+    /// The table if it has changed; `late`: whoever is awaited is awaited no more.
+    fn take_changed(&self, late: bool) -> Option<RouteTable> {
+        let mut state = self.lock();
+        if late && !state.awaited.is_empty() {
+            tracing::error!(apps = ?state.awaited, "the first route table is published without these apps");
+            state.awaited.clear();
+        }
+        if !state.dirty || !state.awaited.is_empty() {
+            return None;
+        }
+        state.dirty = false;
+        Some(RouteTable { version: 0, apps: state.apps.values().cloned().collect() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

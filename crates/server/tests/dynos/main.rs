@@ -203,8 +203,8 @@ async fn one_offs_run_detached_into_the_log_and_attached_to_their_client() -> Re
     assert_eq!(dyno.state, DynoState::Created, "it waits for its client");
     let mut streams = control.manager.attach(dyno.id).await?;
     assert!(control.manager.attach(dyno.id).await.is_err(), "one client only");
-    streams.input.send(Bytes::from_static(b"hello\n")).await?;
-    drop(streams.input);
+    // As the CLI ends piped input; the connection stays for the output.
+    streams.input.send(Bytes::from_static(b"hello\n\x04")).await?;
     let mut output = Vec::new();
     while let Some(bytes) = streams.output.recv().await {
         output.extend_from_slice(&bytes);
