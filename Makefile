@@ -31,7 +31,7 @@ build: setup
 
 # Tests of one program run side by side; those that start whole nodes take turns by a lock of their own (testkit).
 test: setup-test build
-	cargo test --release --workspace
+	cargo test --release --workspace --no-fail-fast
 
 demo: build
 	@scripts/demo.sh

@@ -300,7 +300,8 @@ impl Supervisor {
         self.control.signal(Signal::TERM);
         self.router.signal(Signal::TERM);
         self.control.wait_end(CONTROL_STOP_LIMIT);
-        self.router.wait_end(ROUTER_STOP_LIMIT);
+        // It goes on draining, a websocket for as long as 30 s; who connects meanwhile is its successor's.
+        self.router.wait_released(ROUTER_STOP_LIMIT);
         reap();
         let mut command = self.own_command("server");
         command.env(REEXECUTED, "1");

@@ -17,6 +17,9 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// single kill. The last value repeats: a process that cannot live costs one start in five seconds.
 const RESTART_DELAYS_MS: [u64; 6] = [0, 100, 500, 1_000, 2_000, 5_000];
 
+/// How often a process that is to be replaced is looked at.
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+
 /// A process to keep alive.
 #[derive(Debug)]
 pub struct Process {
@@ -126,6 +129,20 @@ impl Process {
             // ESRCH: it ended already, which is what every signal here is for.
             let _ = pidfd_send_signal(&running.pidfd, signal);
         }
+    }
+
+    /// Waits until its successor may start: until it let go of its pid file, though it may still be draining, or ended.
+    /// After `limit` it is killed. Plans no next start.
+    pub fn wait_released(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while let Some(running) = &self.running {
+            if has_ended(&running.pidfd, RELEASE_PAUSE) || pid_file::find(&self.pid_file).is_none() {
+                self.running = None;
+            } else if Instant::now() >= deadline {
+                self.wait_end(Duration::ZERO);
+            }
+        }
+        self.start_at = None;
     }
 
     /// Waits until it ended, and kills it when it did not in time. Plans no next start.
