@@ -246,6 +246,7 @@ mod tests {
         let logplex = logplex(&folder, &["one", "two", "three"]);
         let events = headers(&[(ACCEPT, "text/event-stream")]);
         let response = open(&logplex, wanted(true), &events).await.expect("opens");
+        assert_eq!(response.version(), Version::HTTP_10, "no chunks: being killed must look like an end");
         let mut body = response.into_body().into_data_stream();
         let next = async |body: &mut axum::body::BodyDataStream| {
             let chunk = tokio::time::timeout(Duration::from_secs(5), body.next()).await.expect("in time");
