@@ -100,7 +100,12 @@ struct Loops {
 impl DynoManager {
     /// A manager that does nothing until [`DynoManager::start`].
     pub fn new(parts: Parts) -> Self {
-        Self(Some(Arc::new(Shared { parts, routes: Routes::new(), apps: Mutex::default(), removals: TaskTracker::new() })))
+        Self(Some(Arc::new(Shared {
+            parts,
+            routes: Routes::new(),
+            apps: Mutex::default(),
+            removals: TaskTracker::new(),
+        })))
     }
 
     /// Finds the dynos of an earlier run of this process again, and from then on keeps every app as it is wanted.

@@ -209,7 +209,7 @@ async fn one_offs_run_detached_into_the_log_and_attached_to_their_client() -> Re
     while let Some(bytes) = streams.output.recv().await {
         output.extend_from_slice(&bytes);
     }
-    assert_eq!(String::from_utf8_lossy(&output), "hello\nend\n");
+    assert_eq!(String::from_utf8_lossy(&output), "hello\nend\n", "{:#?}", control.log(&bench).await?);
 
     let dyno = control.manager.run_one_off(&bench.app, request("sleep 1000", true), &bench.actor).await?;
     let streams = control.manager.attach(dyno.id).await?;
