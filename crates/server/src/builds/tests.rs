@@ -146,6 +146,13 @@ impl Host {
 
     async fn close(self) {
         self.node.driver().shutdown().await;
+        for _ in 0..100 {
+            if ferroku_runtime::leaks(&self.data()).is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("left behind: {:?}", ferroku_runtime::leaks(&self.data()));
     }
 }
 
