@@ -38,6 +38,8 @@ pub const MARKER: &str = "ferroku.json";
 /// Where in a slug the tree is that is worth keeping.
 const TREE: [&str; 2] = [".heroku", "python"];
 
+/// Largest tree that is kept, in bytes; one that is larger is installed anew by each build.
+const MAX_SPARE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Deepest folder that is copied: real package trees have some 15 levels; the copy is recursive.
 const MAX_DEPTH: usize = 100;
 
@@ -100,7 +102,8 @@ pub fn keep(slug_dir: &Path, spare_dir: &Path) -> io::Result<bool> {
     let (fresh, tree) = (spare_dir.join("fresh"), spare_dir.join("tree"));
     remove(&fresh)?;
     fs::create_dir(&fresh)?;
-    let copied = copy_folder(source.as_fd(), File::open(&fresh)?.as_fd(), 0);
+    let mut room = MAX_SPARE_BYTES;
+    let copied = copy_folder(source.as_fd(), File::open(&fresh)?.as_fd(), 0, &mut room);
     if let Err(error) = copied {
         remove(&fresh)?;
         return Err(error);
@@ -132,7 +135,7 @@ fn is_regular_file(parent: BorrowedFd<'_>, name: &str) -> bool {
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
-fn copy_folder(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+fn copy_folder(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize, room: &mut u64) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("the dependency tree has more than {MAX_DEPTH} levels")));
     }
@@ -142,20 +145,30 @@ fn copy_folder(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Re
         if name == c"." || name == c".." {
             continue;
         }
-        copy_entry(from, to, name, depth)?;
+        copy_entry(from, to, name, depth, room)?;
     }
     copy_metadata(&rustix::fs::fstat(from)?, to)
 }
 
-fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
+fn copy_entry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    depth: usize,
+    room: &mut u64,
+) -> io::Result<()> {
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
             rustix::fs::mkdirat(to, name, Mode::RWXU)?;
             let name = OsStr::from_bytes(name.to_bytes());
-            copy_folder(open_folder(from, name)?.as_fd(), open_folder(to, name)?.as_fd(), depth + 1)
+            copy_folder(open_folder(from, name)?.as_fd(), open_folder(to, name)?.as_fd(), depth + 1, room)
         }
         FileType::RegularFile => {
+            // Its length, not its blocks: a copy fills holes.
+            *room = room.checked_sub(stat.st_size.cast_unsigned()).ok_or_else(|| {
+                io::Error::other(format!("the dependency tree is over {} GB", MAX_SPARE_BYTES >> 30))
+            })?;
             let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
             let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

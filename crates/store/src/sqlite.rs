@@ -3,11 +3,14 @@
 use crate::{Result, StoreError};
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyPool, Executor};
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::time::Duration;
 
 /// A pool on the file in `url`, which is made when it does not exist.
 pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Result<AnyPool> {
     let separator = if url.contains('?') { '&' } else { '?' };
+    keep_private(url).map_err(|source| StoreError::Open { url: url.to_owned(), source: source.into() })?;
     let create_url = format!("{url}{separator}mode=rwc");
     AnyPoolOptions::new()
         .max_connections(connections)
@@ -26,4 +29,16 @@ pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Re
         .connect(&create_url)
         .await
         .map_err(|source| StoreError::Open { url: url.to_owned(), source })
+}
+
+/// Makes the file, readable by its owner only, before SQLite does: the files beside it take over its mode.
+fn keep_private(url: &str) -> std::io::Result<()> {
+    let Some(path) = url.strip_prefix("sqlite://").and_then(|rest| rest.split('?').next()) else {
+        return Ok(());
+    };
+    if path.is_empty() || path.starts_with(':') {
+        return Ok(());
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
 }

@@ -122,8 +122,10 @@ fn spec(plan: &LaunchPlan, root: &Path) -> Result<Spec, Failure> {
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
-                "/proc/interrupts", "/sys/firmware", "/sys/fs", "/sys/devices/virtual/powercap",
-                "/sys/kernel"
+                "/proc/interrupts", "/proc/diskstats", "/proc/partitions", "/proc/cmdline", "/proc/config.gz",
+                "/proc/kallsyms", "/sys/firmware", "/sys/fs", "/sys/devices/virtual/powercap", "/sys/kernel",
+                "/sys/block", "/sys/devices/virtual/block", "/sys/class/block", "/sys/dev/block", "/sys/bus",
+                "/sys/module", "/sys/power"
             ],
             "readonlyPaths": [
                 "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"

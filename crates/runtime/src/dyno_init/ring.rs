@@ -12,7 +12,7 @@ use ferroku_core::protocol::dyno::FromDynoInit;
 use ferroku_core::protocol::dyno::{LOG_HEAD_BYTES, decode_log};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"FKRING01";
@@ -65,7 +65,8 @@ impl Ring {
     }
 
     fn create_sized(path: &Path, half_bytes: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.write_all_at(MAGIC, 0)?;
         file.write_all_at(&0u64.to_le_bytes(), 8)?;
         Ok(Self {

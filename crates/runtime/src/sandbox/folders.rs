@@ -251,7 +251,7 @@ fn make_template(template: &Path, bytes: u64) -> Result<()> {
     // Two dynos may start at once: each makes its own file, the last rename wins, both are good.
     let temporary = template.with_extension(format!("new{}", uuid::Uuid::new_v4().simple()));
     let failed = |error| RuntimeError::file("make", &temporary)(error);
-    File::create(&temporary).and_then(|file| file.set_len(bytes)).map_err(failed)?;
+    private_file(&temporary).and_then(|file| file.set_len(bytes)).map_err(failed)?;
     let output = std::process::Command::new("mkfs.ext4")
         .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "^has_journal,^resize_inode"])
         .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
@@ -275,8 +275,13 @@ fn make_template(template: &Path, bytes: u64) -> Result<()> {
     fs::rename(&temporary, template).map_err(RuntimeError::file("make", template))
 }
 
+/// A new file that only root reads: a dyno's disk is its app's, not that of other users of this machine.
+fn private_file(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 fn sparse_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let (source, target) = (File::open(from)?, File::create(to)?);
+    let (source, target) = (File::open(from)?, private_file(to)?);
     let length = source.metadata()?.len();
     target.set_len(length)?;
     let seek = |offset: u64, whence| -> io::Result<Option<u64>> {

@@ -122,7 +122,11 @@ impl Attempt<'_> {
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         // Off the push's path: removing thousands of files takes a while.
-        tokio::task::spawn_blocking(move || workspace.remove());
+        let data = self.service.0.data.clone();
+        tokio::task::spawn_blocking(move || {
+            workspace.remove();
+            super::limit_cache(&data, app_id);
+        });
         released
     }
 

@@ -48,6 +48,11 @@ use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+/// Largest build cache of an app, in bytes on disk.
+const MAX_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Most files and folders in a build cache.
+const MAX_CACHE_ENTRIES: u64 = 500_000;
+
 /// What builds work with.
 #[derive(Clone)]
 struct Parts {
@@ -307,6 +312,28 @@ fn remove_caches(data: &Path, app_id: AppId) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Drops the app's build cache when it has grown over [`MAX_CACHE_BYTES`] or [`MAX_CACHE_ENTRIES`], after a failed build
+/// too: whatever a build writes there would stay on the node's disk for good.
+fn limit_cache(data: &Path, app_id: AppId) {
+    let folder = data.join("cache").join(app_id.to_string());
+    let (mut bytes, mut entries) = (0, 0);
+    for entry in walkdir::WalkDir::new(&folder).into_iter().flatten() {
+        bytes +=
+            entry.metadata().map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+        entries += 1;
+        if bytes > MAX_CACHE_BYTES || entries > MAX_CACHE_ENTRIES {
+            tracing::warn!("the build cache of app {app_id} has grown too large and is dropped");
+            // Moved first: a build that begins meanwhile gets a new one.
+            let doomed = data.join("cache").join(format!("dropped-{}", uuid::Uuid::new_v4()));
+            let dropped = std::fs::rename(&folder, &doomed).and_then(|()| std::fs::remove_dir_all(&doomed));
+            if let Err(error) = dropped {
+                tracing::warn!("cannot drop the build cache of app {app_id}: {error}");
+            }
+            return;
+        }
+    }
 }
 
 fn now_ms() -> Millis {

@@ -41,11 +41,22 @@ const SAMPLE_LEVEL: i32 = 3;
 /// Removed entries that are named; the rest is only counted.
 const MAX_NAMED: usize = 5;
 
+/// Sum of the files' lengths, in bytes, holes included: what is hashed costs time whatever it costs on disk.
+const MAX_TREE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Sum of the lengths of all paths and link targets, in bytes: they are held in memory together.
+const MAX_PATHS_BYTES: usize = 128 * 1024 * 1024;
+/// A sample of this size, in bytes, is compressed at once instead of growing with its file.
+const MAX_PENDING_BYTES: usize = 1024 * 1024;
+
 /// A tree could not be sealed.
 #[derive(Debug, Error)]
 pub enum SealError {
     #[error("the slug has more than {MAX_ENTRIES} files and folders")]
     TooManyEntries,
+    #[error("the slug's files are more than {} GB long in all", MAX_TREE_BYTES >> 30)]
+    TooLarge,
+    #[error("the slug's paths are more than {} MB long in all", MAX_PATHS_BYTES >> 20)]
+    PathsTooLong,
     #[error("folders are nested more than {MAX_DEPTH} deep in the slug, at {}", path.display())]
     TooDeep { path: PathBuf },
     #[error("something else is mounted in the slug, at {}", path.display())]
@@ -87,6 +98,10 @@ struct Walk {
     entries: Vec<Entry>,
     removed: Vec<PathBuf>,
     removed_count: usize,
+    /// Sum of the lengths of the files so far.
+    bytes: u64,
+    /// Sum of the lengths of the paths so far.
+    paths_bytes: usize,
 }
 
 #[derive(Default)]
@@ -118,7 +133,14 @@ pub fn seal(root: &Path) -> Result<Sealed, SealError> {
         source: source.into(),
     })?;
     let status = rustix::fs::fstat(&top).map_err(io("read", c"."))?;
-    let mut walk = Walk { device: status.st_dev, entries: Vec::new(), removed: Vec::new(), removed_count: 0 };
+    let mut walk = Walk {
+        device: status.st_dev,
+        entries: Vec::new(),
+        removed: Vec::new(),
+        removed_count: 0,
+        bytes: 0,
+        paths_bytes: 0,
+    };
     normalise(top.as_fd(), &status, c".")?;
     walk_folder(&mut walk, top.as_fd(), &[], 0)?;
     break_outside_links(top.as_fd(), &mut walk.entries)?;
@@ -160,6 +182,10 @@ fn walk_folder(
         if walk.entries.len() == MAX_ENTRIES {
             return Err(SealError::TooManyEntries);
         }
+        walk.paths_bytes += path.as_bytes().len();
+        if walk.paths_bytes > MAX_PATHS_BYTES {
+            return Err(SealError::PathsTooLong);
+        }
         let status =
             rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io("read", &path))?;
         if status.st_dev != walk.device {
@@ -176,11 +202,14 @@ fn walk_folder(
                 walk_folder(walk, child.as_fd(), &below, depth + 1)?;
                 continue;
             }
-            FileType::RegularFile => Kind::File {
-                size: status.st_size.cast_unsigned(),
-                links: status.st_nlink,
-                inode: (status.st_dev, status.st_ino),
-            },
+            FileType::RegularFile => {
+                let size = status.st_size.cast_unsigned();
+                walk.bytes = walk.bytes.saturating_add(size);
+                if walk.bytes > MAX_TREE_BYTES {
+                    return Err(SealError::TooLarge);
+                }
+                Kind::File { size, links: status.st_nlink, inode: (status.st_dev, status.st_ino) }
+            }
             FileType::Symlink => {
                 own_link(folder, name, &status).map_err(io("give an owner to", &path))?;
                 let target =
@@ -415,6 +444,9 @@ fn combine(entries: &[Entry], digests: &[FileDigest]) -> String {
 impl Sample {
     fn add(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
+        if self.pending.len() > MAX_PENDING_BYTES {
+            self.compress();
+        }
     }
 
     /// Compresses what is pending. Called at fixed places of the tree, so that a rebuild prints the same size.

@@ -184,12 +184,24 @@ fn describe(commit: &str) -> Commit {
         for entry in std::io::BufReader::new(output).split(0) {
             let Ok(entry) = entry else { break };
             count_entry(&mut described, &entry);
+            // Few objects can make a tree without end (folders that hold the same folder many times); what is over a
+            // limit is refused anyway, so that counting on only costs time.
+            if described.paths > MAX_PATHS || described.size_bytes > MAX_COUNTED_BYTES {
+                described.size_bytes = u64::MAX;
+                let _ = listing.kill();
+                break;
+            }
         }
     }
     // Its status adds nothing: an unreadable commit fails in `git archive`, with git's own words.
     let _ = listing.wait();
     described
 }
+
+/// Files that a commit may have; a slug may have no more.
+const MAX_PATHS: u64 = 1_000_000;
+/// Where counting a commit's bytes ends: over the largest checkout that is accepted.
+const MAX_COUNTED_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 /// One entry of `git ls-tree -r -l`: `<mode> <type> <object> <size>\t<path>`.
 fn count_entry(commit: &mut Commit, entry: &[u8]) {

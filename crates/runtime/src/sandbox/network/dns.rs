@@ -4,8 +4,9 @@
 //! dynos ask the bridge. Questions and answers pass unread.
 
 use crate::{Result, RuntimeError};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -19,6 +20,11 @@ const ANSWER: Duration = Duration::from_secs(4);
 /// Questions under way: a node's dynos ask some hundred a second and get answers within milliseconds.
 const MAX_QUESTIONS: usize = 1024;
 const MAX_CONNECTIONS: usize = 128;
+/// Of these, those of one dyno: one that asks without end must leave room for the others.
+const MAX_QUESTIONS_EACH: usize = 64;
+const MAX_CONNECTIONS_EACH: usize = 8;
+/// Length of a DNS message's header, in bytes (RFC 1035, section 4.1.1).
+const HEADER_BYTES: usize = 12;
 const CONNECTION: Duration = Duration::from_secs(30);
 /// A control that is just ending may still have the port.
 const BIND_ATTEMPTS: u32 = 50;
@@ -77,14 +83,58 @@ fn parse_resolver(text: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// How much each dyno has under way.
+#[derive(Default)]
+struct Shares(Mutex<HashMap<IpAddr, usize>>);
+
+impl Shares {
+    /// One more for `source`, until what is given is dropped; None when it has `limit` already.
+    fn take(self: &Arc<Self>, source: IpAddr, limit: usize) -> Option<Share> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(source).or_default();
+        if *share >= limit {
+            return None;
+        }
+        *share += 1;
+        Some(Share { shares: Arc::clone(self), source })
+    }
+}
+
+struct Share {
+    shares: Arc<Shares>,
+    source: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get_mut(&self.source) {
+            *share -= 1;
+            if *share == 0 {
+                shares.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Whether a datagram is a question: whole header, and not marked as an answer, which no name server answers.
+fn is_question(datagram: &[u8]) -> bool {
+    datagram.len() >= HEADER_BYTES && datagram[2] & 0x80 == 0
+}
+
 async fn serve_udp(socket: Arc<UdpSocket>) {
     let room = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    let shares = Arc::new(Shares::default());
     let mut questions = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         while questions.try_join_next().is_some() {}
         let Ok((count, from)) = socket.recv_from(&mut buffer).await else { continue };
+        if !is_question(&buffer[..count]) {
+            continue;
+        }
         // Over the limit the question is dropped, as a busy name server would; the dyno asks again.
+        let Some(share) = shares.take(from.ip(), MAX_QUESTIONS_EACH) else { continue };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         let (question, socket) = (buffer[..count].to_vec(), Arc::clone(&socket));
         questions.spawn(async move {
@@ -94,7 +144,7 @@ async fn serve_udp(socket: Arc<UdpSocket>) {
                     break;
                 }
             }
-            drop(permit);
+            drop((permit, share));
         });
     }
 }
@@ -114,13 +164,15 @@ async fn ask(upstream: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> 
 
 async fn serve_tcp(listener: TcpListener) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shares = Arc::new(Shares::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok((mut inner, _)) = listener.accept().await else {
+        let Ok((mut inner, from)) = listener.accept().await else {
             tokio::time::sleep(BIND_PAUSE).await;
             continue;
         };
+        let Some(share) = shares.take(from.ip(), MAX_CONNECTIONS_EACH) else { continue };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         connections.spawn(async move {
             let exchange = async {
@@ -132,7 +184,7 @@ async fn serve_tcp(listener: TcpListener) {
                 }
             };
             let _ = tokio::time::timeout(CONNECTION, exchange).await;
-            drop(permit);
+            drop((permit, share));
         });
     }
 }
@@ -140,6 +192,20 @@ async fn serve_tcp(listener: TcpListener) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_dyno_cannot_take_the_others_room() {
+        let shares = Arc::new(Shares::default());
+        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let held: Vec<_> = std::iter::from_fn(|| shares.take(greedy, 3)).take(10).collect();
+        assert_eq!(held.len(), 3);
+        assert!(shares.take(other, 3).is_some());
+        drop(held);
+        assert!(shares.take(greedy, 3).is_some());
+        assert!(is_question(&[0; 12]));
+        assert!(!is_question(&[0x12, 0x34, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]), "an answer");
+        assert!(!is_question(&[0; 11]), "half a header");
+    }
 
     #[test]
     fn name_servers_are_read_from_the_hosts_settings() {
