@@ -16,6 +16,8 @@ pub struct App {
     pub archived_at: Option<Timestamp>,
     pub build_stack: Named,
     pub buildpack_provided_description: Option<String>,
+    /// `complete`: an app that can be seen has been made. Not in the schema, but `apps:info --shell` prints it.
+    pub create_status: String,
     pub created_at: Timestamp,
     pub generation: Named,
     pub git_url: String,
@@ -47,6 +49,7 @@ impl App {
             archived_at: None,
             build_stack: stack::reference(&app.build_stack),
             buildpack_provided_description: app.buildpack_provided_description.clone(),
+            create_status: "complete".to_owned(),
             created_at: app.created_at.into(),
             generation: cedar(),
             git_url,
