@@ -87,7 +87,7 @@ struct Shared {
     parts: Parts,
     routes: Routes,
     apps: Mutex<Loops>,
-    /// Removals of the traces of ended dynos: the node's end waits for them.
+    /// Removals of the traces of ended dynos and of destroyed apps' dynos: the node's end waits for them.
     removals: TaskTracker,
 }
 
@@ -150,6 +150,7 @@ impl DynoManager {
     /// Stops every dyno of an app that was destroyed and removes its route. Returns once they are gone.
     pub async fn app_destroyed(&self, app_id: AppId) {
         let Some(shared) = &self.0 else { return };
+        let _removal = shared.removals.token();
         let (done, wait) = oneshot::channel();
         let sender = shared.lock().senders.remove(&app_id);
         if let Some(sender) = sender
