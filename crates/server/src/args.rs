@@ -56,14 +56,43 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub router: SocketAddr,
     /// Apps are served at NAME.DOMAIN
-    #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
+    #[arg(long, value_name = "DOMAIN", default_value = "localhost", value_parser = domain)]
     pub domain: String,
     /// Email of the account that owns the node; used at the first start
-    #[arg(long, value_name = "EMAIL", default_value = "owner@localhost")]
+    #[arg(long, value_name = "EMAIL", default_value = "owner@localhost", value_parser = email)]
     pub owner: String,
     /// A postgres:// URL; without it the store is a SQLite file in the data folder
     #[arg(long, value_name = "URL", env = "FERROKU_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+}
+
+/// A DNS name (RFC 1123, section 2.1), in lower case.
+fn domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if text.len() <= 200 && text.split('.').all(is_label) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("a domain is letters, digits and hyphens between dots, such as apps.example.com".to_owned())
+}
+
+/// Something on both sides of one `@`, in lower case; whether mail arrives is not known here.
+fn email(text: &str) -> Result<String, String> {
+    match text.split_once('@') {
+        Some((name, host))
+            if !name.is_empty()
+                && !host.is_empty()
+                && !host.contains('@')
+                && !text.contains(|c: char| c.is_whitespace() || c.is_control()) =>
+        {
+            Ok(text.to_lowercase())
+        }
+        _ => Err("an email address is NAME@HOST, such as you@example.com".to_owned()),
+    }
 }
 
 impl From<NodeArgs> for NodeConfig {
@@ -87,6 +116,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_domain_or_an_owner_that_cannot_be_is_refused() {
+        let parses =
+            |arguments: &[&str]| Cli::try_parse_from(["ferrokud", "server"].iter().chain(arguments)).is_ok();
+        for bad in ["bad_dom!", "", "a..b", "-a.example", "http://a.example", "a b"] {
+            assert!(!parses(&["--domain", bad]), "{bad}");
+        }
+        for bad in ["notmail", "@host", "name@", "a@b@c", "a b@c"] {
+            assert!(!parses(&["--owner", bad]), "{bad}");
+        }
+        assert!(parses(&["--domain", "apps.Example.com", "--owner", "You@example.com"]));
     }
 
     #[test]

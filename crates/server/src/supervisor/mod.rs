@@ -313,6 +313,7 @@ impl Supervisor {
     }
 
     fn stop_everything(&mut self) {
+        say("stopping; dynos have up to 30 seconds to end");
         // Control first: it stops the dynos, and until they are drained the router must pass requests to them.
         self.control.signal(Signal::INT);
         self.control.wait_end(CONTROL_STOP_LIMIT);
