@@ -12,7 +12,9 @@ fn run_tables(options: NodeOptions) {
     let node = TestNode::start_with(options);
     let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables");
     let only = std::env::var("FERROKU_TABLES").unwrap_or_default();
-    for table in TABLES.iter().filter(|table| only.is_empty() || only.split(',').any(|name| table.contains(name))) {
+    for table in
+        TABLES.iter().filter(|table| only.is_empty() || only.split(',').any(|name| table.contains(name)))
+    {
         transcript::check(&node, &tables.join(format!("{table}.txt")));
     }
     node.stop();

@@ -5,6 +5,7 @@ use ferroku_server::crash_point;
 use ferroku_testkit::{NodeOptions, TestNode};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How often a command that met a crash is tried again before that counts as a loss.
@@ -137,7 +138,8 @@ fn everyday_work(node: &TestNode, app: &str) {
     let path = format!("/apps/{app}");
     let exists = expect_status("GET", &path, "200");
     until_done(node, &format!("{exists} || {}", call("POST", "/apps", &format!(r#"{{"name":"{app}"}}"#))));
-    let change = |method, below: &str, body: &str| until_done(node, &call(method, &format!("{path}{below}"), body));
+    let change =
+        |method, below: &str, body: &str| until_done(node, &call(method, &format!("{path}{below}"), body));
     node.run(&format!(
         "cp -r \"$EXAMPLES/procfile-only\" {app} && cd {app} && git init -q -b main && git add . && git commit -qm first && \
          git remote add heroku \"${{HEROKU_HOST/http:/https:}}/{app}.git\""
@@ -171,6 +173,8 @@ fn a_kill_at_each_crash_point_loses_nothing() {
         if !(only.is_empty() || only.split(',').any(|wanted| name.contains(wanted))) {
             continue;
         }
+        // The name of the point that a failure is about.
+        let _ = writeln!(std::io::stderr(), "crash point {name}");
         let mark = tempfile::tempdir().expect("a temporary folder");
         let once = mark.path().join("hit");
         let environment = vec![
@@ -205,7 +209,9 @@ fn ten_thousand_lines_arrive_once_over_a_kill_of_control() {
         fs::read_to_string(&tail).is_ok_and(|text| text.contains("number 1000."))
     });
     node.kill_process("control");
-    node.wait_for("the last line", || fs::read_to_string(&tail).is_ok_and(|text| text.contains("number 10000.")));
+    node.wait_for("the last line", || {
+        fs::read_to_string(&tail).is_ok_and(|text| text.contains("number 10000."))
+    });
     let _ = follower.kill();
     let _ = follower.wait();
     let text = fs::read_to_string(&tail).expect("the tail's file");

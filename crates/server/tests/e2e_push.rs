@@ -33,10 +33,17 @@ fn of_two_pushes_at_once_each_happens_whole_or_not_at_all() {
     let both = format!("{}\n---\n{}", read("one"), read("two"));
     assert!((1..=2).contains(&pushed), "{both}");
     let versions = releases(&node, "twice");
-    assert_eq!(versions.len(), 2 + pushed, "each push that succeeded made one release:\n{versions:?}\n{both}");
+    assert_eq!(
+        versions.len(),
+        2 + pushed,
+        "each push that succeeded made one release:\n{versions:?}\n{both}"
+    );
     assert!(versions.iter().all(|line| line.ends_with("succeeded")), "{versions:?}");
     let head = node.run("git -C twice ls-remote heroku refs/heads/main | cut -f1").succeeded().text;
     let known = node.run("git -C twice rev-parse main; git -C other rev-parse main").succeeded().text;
-    assert!(known.contains(head.trim()) && !head.trim().is_empty(), "main is one of the two: {head} of {known}");
+    assert!(
+        known.contains(head.trim()) && !head.trim().is_empty(),
+        "main is one of the two: {head} of {known}"
+    );
     node.stop();
 }

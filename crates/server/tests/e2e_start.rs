@@ -39,12 +39,19 @@ fn a_port_that_is_taken_is_named_with_the_option_that_chooses_another() {
     let output = start(folder.path(), &address);
     assert_refused(&output, &format!("cannot listen on {address}"), "--listen ADDR:PORT");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
-    assert!(!mounts.contains(&folder.path().display().to_string()), "a failed start leaves no mount:\n{mounts}");
+    assert!(
+        !mounts.contains(&folder.path().display().to_string()),
+        "a failed start leaves no mount:\n{mounts}"
+    );
 }
 
 #[test]
 fn a_data_folder_that_cannot_be_written_is_named() {
-    assert_refused(&start(Path::new("/proc/ferroku"), "127.0.0.1:0"), "cannot use /proc/ferroku", "--data DIR");
+    assert_refused(
+        &start(Path::new("/proc/ferroku"), "127.0.0.1:0"),
+        "cannot use /proc/ferroku",
+        "--data DIR",
+    );
 }
 
 #[test]

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_progress_line_is_what_it_was_in_the_end() {
-        let prompt = "\x1b[34m?\x1b[39m Email o\x1b[10G\x1b[2K\x1b[G\x1b[32m!\x1b[39m Email owner\x1b[24G\r\nnext";
+        let prompt =
+            "\x1b[34m?\x1b[39m Email o\x1b[10G\x1b[2K\x1b[G\x1b[32m!\x1b[39m Email owner\x1b[24G\r\nnext";
         assert_eq!(mask(prompt, &[]), "! Email owner\nnext");
         let run = "Running ls on a... starting, run.8726\nRunning ls on a... connecting, run.8726Running ls on a... up, run.8726\nx";
         assert_eq!(mask(run, &[]), "Running ls on a... up, run.[N]\nx");

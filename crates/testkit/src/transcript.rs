@@ -39,7 +39,10 @@ pub fn check(node: &TestNode, path: &Path) {
         let json = row.line.contains("--json") || row.line.contains("curl ");
         let output = node.run_unchecked(&row.line);
         if let Some(nonsense) = mask::nonsense(&output.text).filter(|_| !json) {
-            differences.push_str(&format!("$ {}\n--- printed what only a missing field prints: {nonsense}\n", row.line));
+            differences.push_str(&format!(
+                "$ {}\n--- printed what only a missing field prints: {nonsense}\n",
+                row.line
+            ));
         }
         let masked = node.mask(&output.text).trim_end().to_owned();
         let fits = output.status == row.status && matches(&row.output, &masked);

@@ -33,7 +33,8 @@ fn root() -> PathBuf {
 /// Every file of the repository with one of these endings, with its text.
 fn files(endings: &[&str]) -> Vec<(String, String)> {
     let root = root();
-    let output = Command::new("git").arg("-C").arg(&root).args(["ls-files", "-co", "--exclude-standard"]).output();
+    let output =
+        Command::new("git").arg("-C").arg(&root).args(["ls-files", "-co", "--exclude-standard"]).output();
     let listed = String::from_utf8(output.expect("git runs").stdout).expect("names are UTF-8");
     assert!(!listed.is_empty(), "the tests run inside a git repository");
     let wanted = |path: &&str| endings.iter().any(|ending| path.ends_with(ending));
@@ -69,7 +70,8 @@ fn crates_use_each_other_along_the_arrows_only() {
     }
     for (name, uses) in have {
         let allowed = ARROWS.iter().find(|(known, _)| *known == name);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("the crate {name} has no row in the table of arrows"));
+        let (_, allowed) =
+            allowed.unwrap_or_else(|| panic!("the crate {name} has no row in the table of arrows"));
         for used in uses {
             assert!(allowed.contains(&used.as_str()), "{name} uses {used}: no arrow leads there");
         }
@@ -78,8 +80,9 @@ fn crates_use_each_other_along_the_arrows_only() {
 
 #[test]
 fn sql_is_in_the_store_only() {
-    let statement = regex::Regex::new(r#""\s*(SELECT\s+\S+.*\sFROM\s|INSERT INTO\s|UPDATE\s+\w+\s+SET\s|DELETE FROM\s)"#)
-        .expect("a valid pattern");
+    let statement =
+        regex::Regex::new(r#""\s*(SELECT\s+\S+.*\sFROM\s|INSERT INTO\s|UPDATE\s+\w+\s+SET\s|DELETE FROM\s)"#)
+            .expect("a valid pattern");
     for (path, text) in sources() {
         if path.starts_with("crates/store/") {
             continue;
@@ -100,7 +103,11 @@ fn unsafe_code_is_in_the_runtime_only_and_each_says_why() {
             if !words.iter().any(|word| line.contains(word.as_str())) {
                 continue;
             }
-            assert!(path.starts_with("crates/runtime/"), "{path}:{}: only the runtime may do this", number + 1);
+            assert!(
+                path.starts_with("crates/runtime/"),
+                "{path}:{}: only the runtime may do this",
+                number + 1
+            );
             let reason = lines[number.saturating_sub(8)..=number].iter().any(|line| line.contains("SAFETY:"));
             assert!(reason, "{path}:{}: no SAFETY comment says why this is sound", number + 1);
         }
@@ -109,7 +116,14 @@ fn unsafe_code_is_in_the_runtime_only_and_each_says_why() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"], ["place", "holder"], ["unimple", "mented!"], ["to", "do!("]];
+    let words = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["XX", "X"],
+        ["place", "holder"],
+        ["unimple", "mented!"],
+        ["to", "do!("],
+    ];
     let words: Vec<String> = words.iter().map(|word| word.concat()).collect();
     for (path, text) in files(&[".rs", ".sh", ".md", ".toml", "Makefile"]) {
         for (number, line) in text.lines().enumerate() {
@@ -157,14 +171,17 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     for (number, line) in lines.iter().enumerate() {
         let trimmed = line.trim_start();
         let indent = line.len() - trimmed.len();
-        let Some(at) = trimmed.find("fn ").filter(|at| trimmed[..*at].chars().all(|c| c.is_alphabetic() || " ()".contains(c)))
+        let Some(at) = trimmed
+            .find("fn ")
+            .filter(|at| trimmed[..*at].chars().all(|c| c.is_alphabetic() || " ()".contains(c)))
         else {
             continue;
         };
-        let name: String = trimmed[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        let end = lines[number..].iter().position(|line| {
-            line.len() == indent + 1 && line.ends_with('}') && line.trim_start().len() == 1
-        });
+        let name: String =
+            trimmed[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let end = lines[number..]
+            .iter()
+            .position(|line| line.len() == indent + 1 && line.ends_with('}') && line.trim_start().len() == 1);
         if let (false, Some(end)) = (name.is_empty() || trimmed.ends_with(';'), end) {
             found.push((name, end + 1));
         }

@@ -62,7 +62,8 @@ impl DataFolder {
 
     /// Takes the tmpfs away, unless a dyno that outlived its node has its socket there: the next start adopts it.
     pub fn unmount_run(&self) {
-        let is_used = fs::read_dir(self.run().join("dynos")).is_ok_and(|mut entries| entries.next().is_some());
+        let is_used =
+            fs::read_dir(self.run().join("dynos")).is_ok_and(|mut entries| entries.next().is_some());
         if !is_used {
             // Still mounted, it is found and used by the next start.
             let _ = unmount(self.run(), UnmountFlags::DETACH);

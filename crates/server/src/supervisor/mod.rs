@@ -31,7 +31,7 @@ use ferroku_router::socket;
 use ferroku_runtime::spawn;
 use process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, WaitOptions, getpid, getuid, set_child_subreaper, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getuid, set_child_subreaper, wait};
 use signals::{Signals, Told};
 use sockets::Sockets;
 use std::io::{BufRead, BufReader, Write};
@@ -48,6 +48,8 @@ const REEXECUTED: &str = "FERROKU_REEXECUTED";
 const READY_POLL: Duration = Duration::from_millis(5);
 /// Control has 30 s to drain dynos (Heroku's limit), and some to write down what happened.
 const CONTROL_STOP_LIMIT: Duration = Duration::from_secs(45);
+/// How often a control process that is killed while it stops the dynos is replaced.
+const CONTROL_STOP_TRIES: u32 = 3;
 /// The router lets requests in flight end for up to 30 s (Heroku's request timeout).
 const ROUTER_STOP_LIMIT: Duration = Duration::from_secs(35);
 /// A client of the supervisor's socket says its line at once or not at all.
@@ -164,14 +166,15 @@ impl Supervisor {
 
     /// Notes ends and starts what is due.
     fn keep_alive(&mut self) -> Result<(), SupervisorError> {
-        let failures = reap();
+        let ended = reap();
         for which in [Which::Control, Which::Router] {
             let process = self.process(which);
             let pid = process.pid();
             if process.note_end() {
                 let name = process.name;
                 // Before it ever served, an orderly failure is an answer: data or machine are not as they must be.
-                let refused = failures.iter().any(|failure| Some(*failure) == pid);
+                let failed = |status: &WaitStatus| status.exit_status().is_some_and(|code| code != 0);
+                let refused = ended.iter().any(|(ended, status)| Some(*ended) == pid && failed(status));
                 if refused && !process.was_ready {
                     return Err(SupervisorError::ChildFailed { name });
                 }
@@ -312,11 +315,33 @@ impl Supervisor {
         }
     }
 
+    /// Has control stop the dynos. One that is killed meanwhile is replaced, so that nothing of the node stays behind.
+    fn stop_control(&mut self) {
+        for _ in 0..CONTROL_STOP_TRIES {
+            let pid = self.control.pid();
+            self.control.signal(Signal::INT);
+            let ended = self.control.wait_end(CONTROL_STOP_LIMIT);
+            let was_killed = reap().iter().any(|(ended, status)| Some(*ended) == pid && status.signaled());
+            if !(ended && was_killed) {
+                return;
+            }
+            say("the control process was killed while it stopped the dynos; another one goes on");
+            let started =
+                self.command(Which::Control).and_then(|mut command| self.control.start(&mut command));
+            if let Err(error) = started {
+                return say(&error.to_string());
+            }
+            let deadline = Instant::now() + CONTROL_STOP_LIMIT;
+            while !self.control.is_ready() && !self.control.note_end() && Instant::now() < deadline {
+                std::thread::sleep(READY_POLL);
+            }
+        }
+    }
+
     fn stop_everything(&mut self) {
         say("stopping; dynos have up to 30 seconds to end");
         // Control first: it stops the dynos, and until they are drained the router must pass requests to them.
-        self.control.signal(Signal::INT);
-        self.control.wait_end(CONTROL_STOP_LIMIT);
+        self.stop_control();
         self.router.signal(Signal::TERM);
         self.router.wait_end(ROUTER_STOP_LIMIT);
         reap();
@@ -339,15 +364,9 @@ impl Which {
     }
 }
 
-/// Reaps every child and orphan that ended; returns those that ended by an error status of their own.
-fn reap() -> Vec<rustix::process::Pid> {
-    let mut failures = Vec::new();
-    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        if status.exit_status().is_some_and(|code| code != 0) {
-            failures.push(pid);
-        }
-    }
-    failures
+/// Reaps every child and orphan that ended.
+fn reap() -> Vec<(Pid, WaitStatus)> {
+    std::iter::from_fn(|| wait(WaitOptions::NOHANG).ok().flatten()).collect()
 }
 
 fn is_readable(listener: &UnixListener) -> bool {

@@ -50,7 +50,8 @@ fn main() -> ExitCode {
         GROUPS.iter().filter(|(name, _)| wanted.as_deref().is_none_or(|wanted| wanted == *name)).collect();
     let mut out = std::io::stdout().lock();
     if groups.is_empty() {
-        let _ = writeln!(out, "there is no such group; there are: {}", GROUPS.map(|(name, _)| name).join(", "));
+        let _ =
+            writeln!(out, "there is no such group; there are: {}", GROUPS.map(|(name, _)| name).join(", "));
         return ExitCode::FAILURE;
     }
     for (name, measure) in groups {

@@ -24,8 +24,10 @@ pub fn measure() -> Vec<Figure> {
     let mut figures = Vec::new();
     let node = TestNode::start();
     node.run("heroku create bench --no-remote && cp -r \"$EXAMPLES/django\" bench").succeeded();
-    node.run("cd bench && git init -q -b main && git add . && git commit -qm first && heroku git:remote -a bench")
-        .succeeded();
+    node.run(
+        "cd bench && git init -q -b main && git add . && git commit -qm first && heroku git:remote -a bench",
+    )
+    .succeeded();
     let first = push(&node, "Django");
     figures.extend([
         Figure::new("first push of examples/django to its first 200", "s", first.total),
@@ -69,7 +71,11 @@ fn push(node: &TestNode, detected: &str) -> Push {
             // Nothing comes from the hook before the pack is there.
             pack = Some(Instant::now());
         }
-        if line.contains("-----> ") && compile.is_none() && !line.contains(detected) && text.contains("app detected") {
+        if line.contains("-----> ")
+            && compile.is_none()
+            && !line.contains(detected)
+            && text.contains("app detected")
+        {
             compile = Some(Instant::now());
         }
         if line.contains("Discovering process types") {
@@ -97,7 +103,10 @@ fn push(node: &TestNode, detected: &str) -> Push {
 }
 
 fn newest_release(text: &str) -> String {
-    let word = text.lines().find_map(|line| line.split("Released ").nth(1)).expect("a push ends by naming its release");
+    let word = text
+        .lines()
+        .find_map(|line| line.split("Released ").nth(1))
+        .expect("a push ends by naming its release");
     word.trim().to_owned()
 }
 
@@ -147,7 +156,8 @@ fn memory(node: &TestNode) -> Vec<Figure> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root may read it");
         let megabytes = |field: &str| {
             let line = rollup.lines().find(|line| line.starts_with(field)).expect("smaps_rollup has it");
-            let kilobytes: f64 = line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number");
+            let kilobytes: f64 =
+                line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number");
             kilobytes / 1024.0
         };
         let (resident, proportional) = match name {
@@ -166,7 +176,8 @@ fn memory(node: &TestNode) -> Vec<Figure> {
 fn dyno_init(data: &Path) -> Option<i32> {
     let ours = |pid: &i32| {
         let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        let outside = fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == fs::read_link("/proc/self/ns/pid").ok();
+        let outside =
+            fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == fs::read_link("/proc/self/ns/pid").ok();
         outside && program.starts_with(data.join("bin")) && program.to_string_lossy().contains("dyno-init")
     };
     let entries = fs::read_dir("/proc").ok()?.flatten();
@@ -175,7 +186,8 @@ fn dyno_init(data: &Path) -> Option<i32> {
 
 fn sizes() -> Vec<Figure> {
     let folder = program().parent().map(Path::to_path_buf).unwrap_or_default();
-    let megabytes = |path: &str| fs::metadata(folder.join(path)).map_or(f64::NAN, |file| file.len() as f64 / 1e6);
+    let megabytes =
+        |path: &str| fs::metadata(folder.join(path)).map_or(f64::NAN, |file| file.len() as f64 / 1e6);
     vec![
         Figure::new("size of ferrokud", "MB", megabytes("ferrokud")),
         Figure::new("size of dyno-init", "MB", megabytes("static/dyno-init")),
