@@ -21,6 +21,7 @@ use crate::secrets;
 use crate::supervisor::pid_file::PidFile;
 use crate::tls::{Identity, ServerNames};
 use anyhow::Context;
+use ferroku_core::DynoId;
 use ferroku_logplex::Logplex;
 use ferroku_runtime::{Driver, SandboxConfig, SandboxDriver, spawn};
 use ferroku_store::Store;
@@ -37,6 +38,10 @@ use tracing_subscriber::EnvFilter;
 const WORKER_THREADS: usize = 2;
 /// Heroku's time from SIGTERM to SIGKILL (article "Dyno shutdown behavior").
 const DYNO_GRACE: Duration = Duration::from_secs(30);
+
+/// A dyno that is just being started is there a moment later: so often, and after this pause, leftovers are looked for.
+const REMOVE_ROUNDS: u32 = 20;
+const REMOVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the control process until it is told to end.
 ///
@@ -102,10 +107,30 @@ async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile)
     node.logplex.close_tails();
     let _ = serving.await;
     if stop_dynos {
+        remove_leftovers(&node).await;
         node.driver().shutdown().await;
     }
     node.logplex.flush().await.context("cannot write the last log lines; is the disk full?")?;
     Ok(())
+}
+
+/// Removes the dynos that no app's loop stopped: those of builds under way and of apps being destroyed.
+async fn remove_leftovers(node: &Node) {
+    for _ in 0..REMOVE_ROUNDS {
+        let folders = std::fs::read_dir(node.config.data.join("dynos")).into_iter().flatten().flatten();
+        let left: Vec<DynoId> = folders
+            .filter_map(|folder| folder.file_name().to_str().and_then(|name| name.parse().ok()))
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        for dyno_id in left {
+            if let Err(error) = node.driver().remove(dyno_id).await {
+                tracing::warn!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno at the end");
+            }
+        }
+        tokio::time::sleep(REMOVE_PAUSE).await;
+    }
 }
 
 /// Opens every part; none of them acts yet.
