@@ -24,7 +24,7 @@ static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)? ?(ms|s)\b", "[DURATION]"),
         (r"\b\d+(\.\d+)? ?([KMG]i?B?|kB|bytes)\b", "[SIZE]"),
         // How often the CLI saw a one-off dyno before it was up.
-        (r"Running [^\n]*?\.\.\. (starting|connecting), run\.\[N\]\n?", ""),
+        (r"Running [^\n]*?\.\.\. (starting|connecting), run\.(\[N\]|\d{4})\n?", ""),
         (r"[ \t]+\n", "\n"),
     ];
     patterns.iter().map(|(pattern, name)| (Regex::new(pattern).expect("a valid pattern"), *name)).collect()
