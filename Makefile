@@ -8,9 +8,6 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/target/tools/node_modules/.bin:$(PATH)
 
-# dyno-init and slug-compiler are static, so that no library of a stack matters to them.
-STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static
-
 .PHONY: build setup setup-test test demo bench lint
 
 setup:
@@ -20,24 +17,18 @@ setup-test:
 	@scripts/setup.sh test
 
 build: setup
-	cargo rustc --quiet --release -p ferroku-runtime --bin dyno-init -- $(STATIC_FLAGS)
-	cargo rustc --quiet --release -p ferroku-buildpacks --bin slug-compiler -- $(STATIC_FLAGS)
-	@mkdir -p $(TARGET)/release/static
-	@for program in dyno-init slug-compiler; do \
-		cmp -s $(TARGET)/release/$$program $(TARGET)/release/static/$$program || \
-		{ cp $(TARGET)/release/$$program $(TARGET)/release/static/.$$program && \
-		  mv $(TARGET)/release/static/.$$program $(TARGET)/release/static/$$program; }; done
-	cargo build --release -p ferroku-server --bin ferrokud
+	cargo build --release -p ferroku-server -p ferroku-runtime -p ferroku-buildpacks --bins
 
-# Tests of one program run side by side; those that start whole nodes take turns by a lock of their own (testkit).
-test: setup-test build
+# One command builds programs and tests, so that every dependency is built once. Tests of one program run side by side;
+# those that start whole nodes take turns by a lock of their own (testkit).
+test: setup-test
 	cargo test --release --workspace --no-fail-fast
 
 demo: build
 	@scripts/demo.sh
 
-bench: setup-test build
-	cargo build --quiet --release -p ferroku-testkit --bin bench
+bench: setup-test
+	cargo build --release --workspace --bins
 	$(TARGET)/release/bench $(GROUP)
 
 lint:

@@ -2,13 +2,14 @@
 # Installs what is missing on this machine. Says nothing when nothing is missing.
 #
 #   scripts/setup.sh run     what a node needs to be built and to run (Debian 12 or newer, as root)
-#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, PostgreSQL
+#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, PostgreSQL
 #
 # Tools that Debian does not have in a recent enough form go to target/tools, nowhere else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 HEROKU_CLI_VERSION=11.10.0
+HEROKU3_VERSION=5.2.1
 # What HEROKU_CLI_VERSION asks for in its package.json ("engines").
 NODE_MINIMUM_MAJOR=20
 tools=$PWD/target/tools
@@ -62,6 +63,13 @@ install_for_test() {
     if [ "$have" != "$HEROKU_CLI_VERSION" ]; then
         say "installing the Heroku CLI $HEROKU_CLI_VERSION into target/tools"
         npm_install "heroku@$HEROKU_CLI_VERSION"
+    fi
+    if [ ! -e "$tools/python/heroku3-$HEROKU3_VERSION" ]; then
+        say "installing heroku3 $HEROKU3_VERSION into target/tools"
+        # heroku3 needs six without saying so.
+        { python3 -m venv "$tools/python" && "$tools/python/bin/pip" install -q "heroku3==$HEROKU3_VERSION" six; } \
+            >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install heroku3 failed (whole text: $tools/pip.log)"; }
+        touch "$tools/python/heroku3-$HEROKU3_VERSION"
     fi
     if ! is_installed postgresql; then
         # The tests make clusters of their own; the machine needs none.

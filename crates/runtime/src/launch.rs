@@ -14,6 +14,8 @@ pub(crate) struct LaunchPlan {
     pub digest: String,
     /// The dyno-init program; pid 1 of the dyno is the same one.
     pub program: PathBuf,
+    /// The program that makes the container.
+    pub create_program: PathBuf,
     /// On disk: lock, log ring, loop image, exit record.
     pub state_folder: PathBuf,
     /// In memory: this file, the socket, the bundle.

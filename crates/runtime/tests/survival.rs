@@ -189,10 +189,7 @@ async fn dyno_init_is_small() {
     };
     let (pss, resident) = (value("Pss:"), value("Rss:"));
     println!("dyno-init: {pss} kB proportional, {resident} kB resident");
-    // A dynamic one, of a plain `cargo test`, has its libraries' pages on top.
-    let limit =
-        if dyno_init().parent().is_some_and(|folder| folder.ends_with("static")) { 2_048 } else { 6_144 };
-    assert!(resident < limit, "{rollup}");
+    assert!(resident < 2_048, "{rollup}");
     node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }

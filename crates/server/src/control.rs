@@ -140,8 +140,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
     let store = Store::open(&store_url, key).await.context("cannot open the store")?;
     secrets::ensure_owner(&store, &config.data, &config.owner_email).await?;
     let logplex = Logplex::open(config.data.join("logs")).context("cannot open the logs")?;
-    let mut sandbox = SandboxConfig::new(config.data.clone());
-    sandbox.dyno_init = beside("dyno-init")?;
+    let sandbox = SandboxConfig::new(config.data.clone());
     let driver = Arc::new(SandboxDriver::open(sandbox).await.context("cannot run dynos on this machine")?);
     let router = RouterLink::connect(config.data.join("run/router.sock"));
     let dynos = DynoManager::new(dynos::Parts {
@@ -188,15 +187,18 @@ fn endpoint(node: &Arc<Node>, identity: &Identity) -> Endpoint {
     }
 }
 
-/// A static program that came with this one: in the folder `static` beside it, where `make build` puts it, or beside it.
+/// A program that came with this one, and lies beside it.
 ///
 /// # Errors
-/// It is in neither place.
+/// It does not.
 pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("cannot find my own program")?;
-    let folder = program.parent().unwrap_or_else(|| std::path::Path::new("/"));
-    let places = [folder.join("static").join(name), folder.join(name)];
-    places.iter().find(|path| path.exists()).cloned().with_context(|| {
-        format!("{name} is missing; it must lie beside {} (`make build` puts it there)", program.display())
-    })
+    let place = program.with_file_name(name);
+    if !place.exists() {
+        anyhow::bail!(
+            "{name} is missing; it must lie beside {} (`make build` puts it there)",
+            program.display()
+        );
+    }
+    Ok(place)
 }

@@ -1,7 +1,7 @@
 //! The event feed: tails the event table and writes what happened into the apps' logs.
 //!
 //! In: rows of the event table, in the order of their numbers. Out: `app[api]: Set FOO config vars by user
-//! me@example.com`, one log line for each line of an event's message.
+//! me@example.com`, one log line for each line of an event's message; how a build ended is told without the user.
 //!
 //! Invariants: an event's lines are in the log once, whenever this process dies: lines carry the event's number
 //! as their key, and the cursor kept in the store is never ahead of what the log has confirmed. An app that is
@@ -27,6 +27,8 @@ const BATCH: i64 = 200;
 const CURSOR_EVERY: i64 = 100;
 /// Numbers kept for the lines of one event. A message of more lines keeps only the first ones.
 const LINES_PER_EVENT: u64 = 8;
+/// Kinds of event that Heroku tells without `by user ...`: not the user's doing, but what became of it.
+const NOBODYS_KINDS: [&str; 2] = ["build.succeed", "build.fail"];
 /// How long an event whose poke was lost waits.
 const TIMER: Duration = Duration::from_secs(5);
 
@@ -104,7 +106,9 @@ async fn pass_on(node: &Node, cursor: &mut i64) -> anyhow::Result<()> {
 fn lines(event: &Event) -> Vec<(u64, LogLine)> {
     let message = event.log_message.as_deref().unwrap_or("");
     let first = event.sequence.unsigned_abs() * LINES_PER_EVENT;
-    let text = |line: &str| format!("{line} by user {}", event.email);
+    let by_nobody = NOBODYS_KINDS.contains(&event.kind.as_str());
+    let text =
+        |line: &str| if by_nobody { line.to_owned() } else { format!("{line} by user {}", event.email) };
     let line = |line: &str| LogLine::new(event.created_at * 1000, "app", "api", text(line));
     (first..first + LINES_PER_EVENT).zip(message.lines().map(line)).collect()
 }

@@ -5,8 +5,16 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 7] =
-    ["01_login", "02_apps", "03_config", "04_push", "05_dynos", "06_releases_and_logs", "07_bad_input"];
+const TABLES: [&str; 8] = [
+    "01_login",
+    "02_apps",
+    "03_config",
+    "04_push",
+    "05_dynos",
+    "06_releases_and_logs",
+    "07_bad_input",
+    "08_heroku3",
+];
 
 fn run_tables(options: NodeOptions) {
     let node = TestNode::start_with(options);

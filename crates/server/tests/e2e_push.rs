@@ -1,6 +1,6 @@
-//! Two pushes at once, which no table of command lines can hold.
+//! Pushes that no table of command lines can hold: two at once, and onto a full disk.
 
-use ferroku_testkit::TestNode;
+use ferroku_testkit::{NodeOptions, TestNode};
 use std::fs;
 
 fn make_app(node: &TestNode, name: &str) {
@@ -45,5 +45,51 @@ fn of_two_pushes_at_once_each_happens_whole_or_not_at_all() {
         known.contains(head.trim()) && !head.trim().is_empty(),
         "main is one of the two: {head} of {known}"
     );
+    node.stop();
+}
+
+/// Above what a node keeps free for running apps before it takes a push, and quickly filled.
+const DISK_BYTES: u64 = 768 << 20;
+
+/// Fills the disk that the build folder is on, as its only step.
+const GREEDY: &str = r#"
+for step in detect compile release; do echo '#!/bin/bash' >"$PACK/bin/$step"; chmod 755 "$PACK/bin/$step"; done
+echo 'echo Greedy' >>"$PACK/bin/detect"
+echo 'echo "-----> Filling the disk"; exec dd if=/dev/zero of="$1/filler" bs=1M count=2000 2>&1' >>"$PACK/bin/compile"
+"#;
+
+#[test]
+fn a_push_onto_a_full_disk_is_refused_and_nothing_is_lost() {
+    let node = TestNode::start_with(NodeOptions { disk_bytes: Some(DISK_BYTES), ..NodeOptions::default() });
+    let disk = node.disk.as_ref().expect("asked for");
+    make_app(&node, "full");
+    node.run("cd full && git push heroku main").succeeded();
+    let status = "curl -s -m 10 -o /dev/null -w '%{http_code}' -H 'Host: full.localhost' http://127.0.0.1:$ROUTER_PORT/";
+    node.wait_for("the app's first answer", || node.run_unchecked(status).text == "200");
+    let before = releases(&node, "full");
+    let push = "cd full && git commit -q --allow-empty -m more && git push heroku main";
+
+    disk.fill(0);
+    let output = node.run_unchecked(push);
+    assert_ne!(output.status, 0, "{}", output.text);
+    assert!(output.text.contains("The node's disk is full"), "{}", output.text);
+    assert_eq!(node.run_unchecked(status).text, "200", "the release before goes on");
+    node.run("heroku apps").succeeded();
+    disk.empty();
+
+    let pack = node.data.join("buildpacks/greedy");
+    fs::create_dir_all(pack.join("bin")).expect("the node's own folder");
+    let pack = pack.display();
+    node.run(&format!("PACK={pack}; {GREEDY}\nheroku buildpacks:set file://{pack} -a full")).succeeded();
+    let output = node.run_unchecked(push);
+    assert_ne!(output.status, 0, "{}", output.text);
+    assert!(output.text.contains("Filling the disk"), "the build ran:\n{}", output.text);
+    assert!(output.text.contains("The node's disk is full"), "{}", output.text);
+    assert_eq!(node.run_unchecked(status).text, "200", "the release before goes on");
+
+    assert_eq!(releases(&node, "full"), before, "what was acknowledged is there, and nothing else");
+    node.run("heroku buildpacks:clear -a full && cd full && git push heroku main").succeeded();
+    assert_eq!(releases(&node, "full").len(), before.len() + 1);
+    node.run("heroku config:set AFTER=wards -a full").succeeded();
     node.stop();
 }

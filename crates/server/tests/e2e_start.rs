@@ -69,6 +69,37 @@ fn a_schema_newer_than_the_program_is_refused() {
 }
 
 #[test]
+fn a_kernel_feature_that_is_missing_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = ferroku_testkit::node::program();
+    let server = format!(
+        "exec {} server --data {} --listen 127.0.0.1:0 --router 127.0.0.1:0",
+        program.display(),
+        folder.path().display()
+    );
+    for (hide, reason, remedy) in [
+        ("mount -t tmpfs none /sys/fs/cgroup", "memory cgroup controller", "cgroup_enable=memory"),
+        (
+            "echo 0 >$DIR/none && mount --bind $DIR/none /proc/sys/user/max_user_namespaces",
+            "user namespaces",
+            "sysctl",
+        ),
+        (
+            "echo nodev proc >$DIR/none && mount --bind $DIR/none /proc/filesystems && export PATH=/nonexistent:$PATH && \
+          printf '#!/bin/sh\nexit 1' >$DIR/modprobe && chmod 755 $DIR/modprobe && PATH=$DIR:$PATH",
+            "overlay",
+            "CONFIG_OVERLAY_FS",
+        ),
+    ] {
+        // In a mount namespace of its own: the machine keeps the feature.
+        let script = format!("DIR={}; {hide} && {server}", folder.path().display());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        assert_refused(&command::run(&mut command, LIMIT), reason, remedy);
+    }
+}
+
+#[test]
 fn env_without_a_node_says_what_to_do() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new(ferroku_testkit::node::program());

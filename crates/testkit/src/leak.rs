@@ -59,9 +59,10 @@ fn names(data: &Path) -> Vec<String> {
             continue;
         };
         names.push(text.to_owned());
-        // Names of links and cgroups hold the first eight digits of the node's id.
+        // Names of links, cgroups and the packet filter's table hold the first six digits of the node's id.
         if uuid::Uuid::parse_str(text).is_ok() {
-            names.push(text[..8].to_owned());
+            names
+                .extend(["fk", "fv", "ferroku-", "ferroku_"].map(|prefix| format!("{prefix}{}", &text[..6])));
         }
     }
     names

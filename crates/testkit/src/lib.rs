@@ -5,6 +5,7 @@
 //! for anything that the node left on the machine. [`transcript`] runs tables of command lines.
 
 pub mod command;
+pub mod disk;
 pub mod leak;
 pub mod mask;
 pub mod node;

@@ -10,6 +10,7 @@
 //! against the Platform API's schema.
 
 use crate::command::{self, CommandOutput};
+use crate::disk::SmallDisk;
 use crate::tunnel::Tunnel;
 use crate::{leak, mask, schema, traffic};
 use serde::Deserialize;
@@ -32,6 +33,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
 /// The example apps of this repository.
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+/// Scripts for other clients than the Heroku CLI.
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/tests/clients");
+/// Where `scripts/setup.sh test` installs what Debian does not have.
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools");
 
 /// The node's first account, as DIR/owner.json has it.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +53,8 @@ pub struct NodeOptions {
     pub environment: Vec<(String, String)>,
     /// None for SQLite in the data folder.
     pub database_url: Option<String>,
+    /// A disk of its own of this size for the data folder, to be filled; none for a folder on the machine's.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A running node.
@@ -63,6 +70,8 @@ pub struct TestNode {
     pub router: SocketAddr,
     pub owner: Owner,
     pub tunnel: Tunnel,
+    /// With [`NodeOptions::disk_bytes`].
+    pub disk: Option<SmallDisk>,
 }
 
 impl TestNode {
@@ -80,7 +89,8 @@ impl TestNode {
         // Dynos and the router reach their folders through it.
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("our own folder");
-        let data = folder.path().join("data");
+        let disk = options.disk_bytes.map(|bytes| SmallDisk::mount(folder.path(), bytes));
+        let data = disk.as_ref().map_or(folder.path(), |disk| &disk.folder).join("data");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (supervisor, api, router) = spawn(&data, folder.path(), &options, any, any);
         let owner = fs::read(data.join("owner.json")).expect("the node writes it at its first start");
@@ -94,8 +104,18 @@ impl TestNode {
             .and_then(|()| fs::set_permissions(tools.join("terminal"), fs::Permissions::from_mode(0o755)))
             .expect("our own folder");
         let tunnel = Tunnel::to(api);
-        let node =
-            Self { data, work, options, supervisor: Some(supervisor), api, router, owner, tunnel, folder };
+        let node = Self {
+            data,
+            work,
+            options,
+            supervisor: Some(supervisor),
+            api,
+            router,
+            owner,
+            tunnel,
+            disk,
+            folder,
+        };
         node.write_environment();
         node
     }
@@ -139,7 +159,7 @@ impl TestNode {
     pub fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("bash");
         let script = format!(
-            ". ../environment\nPASSWORD='{}' ROUTER_PORT={} EXAMPLES='{EXAMPLES}'\n{line}",
+            ". ../environment\nPASSWORD='{}' ROUTER_PORT={} EXAMPLES='{EXAMPLES}' CLIENTS='{CLIENTS}' TOOLS='{TOOLS}'\n{line}",
             self.owner.password,
             self.router.port()
         );

@@ -1,7 +1,8 @@
-//! The role that turns a prepared root folder into a running container, and ends.
+//! The program that turns a prepared root folder into a running container, and ends.
 //!
-//! A process of its own, because libcontainer allocates tens of megabytes of address space, and because
-//! whatever goes wrong in it ends here.
+//! A program of its own, because libcontainer and what it needs are ten times as large as the rest, and dyno-init
+//! stays in memory as long as its dyno; because it is none of the dyno's business, into which dyno-init goes as pid 1;
+//! and because whatever goes wrong in it ends here.
 
 use super::seccomp;
 use super::sys::{Context, Failure};
@@ -18,7 +19,7 @@ use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Descriptor numbers that this role is started with. Standard output and error are the pipe for its result:
+/// Descriptor numbers that this program is started with. Standard output and error are the pipe for its result:
 /// the pid of the container's first process, or what went wrong.
 pub mod descriptor {
     /// Goes on into the container: the environment comes through it.
@@ -37,9 +38,10 @@ const SHARED_MEMORY_OPTION: &str = "size=256m";
 
 /// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder is
 /// the second argument.
-pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
-    let run_folder = PathBuf::from(run_folder.ok_or_else(|| Failure::new("create needs a run folder"))?);
-    let root = PathBuf::from(std::env::args_os().nth(3).ok_or_else(|| Failure::new("create needs a root"))?);
+pub fn run(run_folder: Option<OsString>, root: Option<OsString>) -> Result<u8, Failure> {
+    let [run_folder, root] = [run_folder, root].map(|argument| argument.map(PathBuf::from));
+    let run_folder = run_folder.ok_or_else(|| Failure::new("dyno-create needs a run folder"))?;
+    let root = root.ok_or_else(|| Failure::new("dyno-create needs a root"))?;
     let plan = LaunchPlan::read(&run_folder).context(|| "read launch.json".into())?;
     Hierarchies::detect(Path::new(cgroup::ROOT))
         .and_then(|hierarchies| hierarchies.group(&plan.cgroup).enter_unified())

@@ -1,12 +1,12 @@
-//! The program beside every dyno, in three roles, picked by its first argument:
+//! The two programs beside every dyno:
 //!
-//! | role | lives | does |
+//! | program and role | lives | does |
 //! |---|---|---|
-//! | `supervise` | as long as the dyno, and until control has taken its exit | mounts, log ring, signals, exit record; a single-threaded poll loop |
-//! | `create` | some 20 ms | calls libcontainer, which forks without exec and allocates much, in a process of its own |
-//! | `inside` | as long as the dyno | pid 1 of the dyno: takes the environment, runs the command, reaps |
+//! | `dyno-init supervise` | as long as the dyno, and until control has taken its exit | mounts, log ring, signals, exit record; a single-threaded poll loop |
+//! | `dyno-create` | some 20 ms | calls libcontainer, which forks without exec and allocates much |
+//! | `dyno-init inside` | as long as the dyno | pid 1 of the dyno: takes the environment, runs the command, reaps |
 //!
-//! `supervise` spawns `create`; as child subreaper it becomes the parent of the dyno's pid 1 when `create` ends.
+//! `supervise` spawns `dyno-create`; as child subreaper it becomes the parent of the dyno's pid 1 when that ends.
 //! The dyno's pid 1 asks to be killed when its parent dies, and its death ends its pid namespace: so a
 //! dyno never outlives its dyno-init.
 //!
@@ -30,16 +30,24 @@ pub(crate) mod sys;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Runs the role that the arguments name.
+/// The program `dyno-init`: runs the role that the arguments name.
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let role = arguments.next().unwrap_or_default();
-    let result = match role.to_str() {
+    exit_code(match role.to_str() {
         Some("supervise") => supervise::run(arguments.next()),
-        Some("create") => create::run(arguments.next()),
         Some("inside") => inside::run(),
         _ => Err(sys::Failure::new("dyno-init is started by ferrokud; it does nothing by itself")),
-    };
+    })
+}
+
+/// The program `dyno-create`.
+pub fn create_main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    exit_code(create::run(arguments.next(), arguments.next()))
+}
+
+fn exit_code(result: Result<u8, sys::Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -368,7 +368,7 @@ impl Supervisor {
 // === impl Supervisor: the dyno's life ===
 
 impl Supervisor {
-    /// Makes the file system and spawns the role that makes the container.
+    /// Makes the file system and spawns the program that makes the container.
     fn create(&mut self, inner: InnerEnds) -> Result<(), Failure> {
         let root = mounts::make(&self.plan)?;
         let (ours, theirs) = sys::socket_pair().context(|| "socket pair".into())?;
@@ -378,7 +378,8 @@ impl Supervisor {
         };
         let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         let (run_folder, root) = (path(&self.plan.run_folder), path(&root));
-        let arguments = strings(&[b"dyno-init", b"create", &run_folder, &root]);
+        let arguments = strings(&[b"dyno-create", &run_folder, &root]);
+        let program = CString::new(path(&self.plan.create_program)).context(|| "program's path".into())?;
         let null = File::options().read(true).open("/dev/null").context(|| "open /dev/null".into())?;
         let mut descriptors: [(RawFd, RawFd); 7] = [
             (null.as_raw_fd(), 0),
@@ -392,7 +393,7 @@ impl Supervisor {
         let Some(pid) = sys::fork().context(|| "fork".into())? else {
             sys::reset_signals();
             if sys::spawn_setup(&mut descriptors).is_ok() {
-                sys::execute(c"/proc/self/exe", &arguments, &[]);
+                sys::execute(&program, &arguments, &[]);
             }
             // SAFETY: ends the child without running what the parent registered.
             unsafe { libc::_exit(i32::from(super::CANNOT_RUN)) }

@@ -97,11 +97,12 @@ impl Folders {
         }
     }
 
-    /// The dyno-init of this release, under its digest, so that no upgrade pulls it away from running dynos.
-    pub fn keep_program(&self, source: &Path) -> Result<(PathBuf, String)> {
-        let bytes = fs::read(source).map_err(RuntimeError::file("read the program", source))?;
+    /// A program of this release, under its digest, so that no upgrade pulls it away from running dynos.
+    pub fn keep_program(&self, programs: &Path, name: &str) -> Result<(PathBuf, String)> {
+        let source = programs.join(name);
+        let bytes = fs::read(&source).map_err(RuntimeError::file("read the program", &source))?;
         let digest = hex::encode(Sha256::digest(&bytes));
-        let kept = self.data.join("bin").join(format!("dyno-init-{}", &digest[..16]));
+        let kept = self.data.join("bin").join(format!("{name}-{}", &digest[..16]));
         if !kept.exists() {
             let temporary = kept.with_extension("new");
             let failed = |error| RuntimeError::file("write the program", &temporary)(error);

@@ -30,7 +30,7 @@ pub fn leaks(data: &Path) -> Vec<String> {
             found.push(format!("loop device {} of {}", entry.file_name().to_string_lossy(), backing.trim()));
         }
     }
-    let program = format!("{}/bin/dyno-init-", data.display());
+    let program = format!("{}/bin/dyno-", data.display());
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
         let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");

@@ -42,8 +42,8 @@ const RELEASE: Duration = Duration::from_secs(10);
 pub struct SandboxConfig {
     /// The data folder, absolute. `node.json` in it gets the node's id, subnet and bridge.
     pub data: PathBuf,
-    /// The dyno-init program that came with this release; a copy by digest is kept in `data/bin`.
-    pub dyno_init: PathBuf,
+    /// Where `dyno-init` and `dyno-create` of this release lie; copies by digest are kept in `data/bin`.
+    pub programs: PathBuf,
     /// Private networks, such as `10.20.0.0/16`, that dynos may talk to all the same.
     pub allowed_networks: Vec<String>,
 }
@@ -65,6 +65,7 @@ struct Shared {
     hierarchies: Hierarchies,
     program: PathBuf,
     digest: String,
+    create_program: PathBuf,
 }
 
 #[derive(Debug)]
@@ -76,13 +77,12 @@ enum Slot {
 // === impl SandboxConfig ===
 
 impl SandboxConfig {
-    /// The defaults for a data folder: dyno-init from beside the running program.
+    /// The defaults for a data folder: the programs lie beside the running one.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        let beside =
-            std::env::current_exe().ok().and_then(|executable| Some(executable.parent()?.join("dyno-init")));
+        let beside = std::env::current_exe().ok().and_then(|executable| Some(executable.parent()?.into()));
         Self {
             data: data.into(),
-            dyno_init: beside.unwrap_or_else(|| PathBuf::from("dyno-init")),
+            programs: beside.unwrap_or_else(|| PathBuf::from("/")),
             allowed_networks: Vec::new(),
         }
     }
@@ -148,7 +148,8 @@ fn prepare(config: &SandboxConfig) -> Result<(Shared, Links)> {
     let data = config.data.canonicalize().map_err(RuntimeError::file("find", &config.data))?;
     let folders = Folders { data };
     folders.make()?;
-    let (program, digest) = folders.keep_program(&config.dyno_init)?;
+    let (program, digest) = folders.keep_program(&config.programs, "dyno-init")?;
+    let (create_program, _) = folders.keep_program(&config.programs, "dyno-create")?;
     let mut links = None;
     let node = Node::open(&folders.data, |node| {
         links = Some(Links::start(node)?);
@@ -158,7 +159,7 @@ fn prepare(config: &SandboxConfig) -> Result<(Shared, Links)> {
     let forward = "/proc/sys/net/ipv4/ip_forward";
     std::fs::write(forward, "1").map_err(RuntimeError::file("turn on", forward))?;
     let links = links.ok_or(RuntimeError::ShutDown)?;
-    Ok((Shared { node, folders, hierarchies, program, digest }, links))
+    Ok((Shared { node, folders, hierarchies, program, digest, create_program }, links))
 }
 
 impl Driver for SandboxDriver {
@@ -331,6 +332,7 @@ impl Shared {
             nonce: uuid::Uuid::new_v4().simple().to_string(),
             digest: self.digest.clone(),
             program: self.program.clone(),
+            create_program: self.create_program.clone(),
             state_folder: self.folders.state(dyno_id),
             run_folder: self.folders.run(dyno_id),
             slug,

@@ -25,14 +25,9 @@ pub struct TestNode {
     pub folder: TempDir,
 }
 
-/// The static program that `make build` puts aside, or else the plain one that was built along with this test.
-pub fn dyno_init() -> PathBuf {
-    if let Some(path) = std::env::var_os("FERROKU_DYNO_INIT") {
-        return path.into();
-    }
-    let plain = Path::new(env!("CARGO_BIN_EXE_dyno-init"));
-    let fixed = plain.with_file_name("static").join("dyno-init");
-    if fixed.exists() { fixed } else { plain.to_path_buf() }
+/// Where the programs were built along with this test.
+pub fn programs() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_dyno-init")).with_file_name("")
 }
 
 impl TestNode {
@@ -120,7 +115,7 @@ impl Drop for TestNode {
 }
 
 pub async fn open(data: &Path) -> SandboxDriver {
-    let config = SandboxConfig { data: data.to_path_buf(), dyno_init: dyno_init(), allowed_networks: vec![] };
+    let config = SandboxConfig { data: data.to_path_buf(), programs: programs(), allowed_networks: vec![] };
     SandboxDriver::open(config).await.expect("driver opens")
 }
 

@@ -240,7 +240,6 @@ impl Attempt<'_> {
         crash_point::hit("release.before_commit");
         let release = self.commit(&built).await?;
         crash_point::hit("release.committed");
-        self.service.log(self.app.id, "Build succeeded");
         (self.service.parts().changed)(self.app.id);
         self.service.0.collect.notify_one();
         spares::keep_later(&self.service.0.data, self.app.id, &built.sealed.digest);
@@ -278,7 +277,8 @@ impl Attempt<'_> {
             if built.result.detected {
                 buildpack_installations::pin(&mut tx, self.app.id, &used).await?;
             }
-            events::append(&mut tx, self.event("build.succeed", None), now).await?;
+            let message = Some(text::LOG_SUCCEEDED.to_owned());
+            events::append(&mut tx, self.event("build.succeed", message), now).await?;
             jobs::create(&mut tx, ARCHIVE_JOB, Some(self.app.id), &slug.digest, now).await?;
             Ok(release)
         })
@@ -320,13 +320,14 @@ impl Attempt<'_> {
         let written: Result<(), StoreError> = async {
             write!(store, tx => {
                 builds::finish(&mut tx, self.build_id, &Outcome::Failed, now).await?;
-                events::append(&mut tx, self.event("build.fail", None), now).await?;
+                let message = Some(text::LOG_FAILED.to_owned());
+                events::append(&mut tx, self.event("build.fail", message), now).await?;
                 Ok(())
             })
         }
         .await;
         match written {
-            Ok(()) => self.service.log(self.app.id, "Build failed -- check your build output"),
+            Ok(()) => (self.service.parts().changed)(self.app.id),
             // The build's row may be what could not be written; the next start fails what is pending.
             Err(why) => tracing::warn!("cannot write down that build {} failed: {why}", self.build_id),
         }

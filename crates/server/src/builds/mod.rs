@@ -35,7 +35,6 @@ use crate::git::push::{PushSession, serve_hooks};
 use crate::node::Node;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::{AppId, BuildId, Millis};
-use ferroku_logplex::{LogLine, Logplex};
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
 use ferroku_store::{Store, apps, builds};
@@ -58,7 +57,6 @@ const MAX_CACHE_ENTRIES: u64 = 500_000;
 struct Parts {
     store: Store,
     driver: Arc<SandboxDriver>,
-    logplex: Logplex,
     /// The address of the app with this name.
     web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Told when an app has a new release, and when there are new events.
@@ -129,7 +127,6 @@ impl Builds {
         Parts {
             store: node.store.clone(),
             driver: node.driver().clone(),
-            logplex: node.logplex.clone(),
             web_url: Arc::new(move |name| config.web_url(name)),
             changed: Arc::new(changed),
             hook,
@@ -277,12 +274,6 @@ impl Builds {
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<BuildId, Running>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A line in the app's log, as `app[api]: `.
-    fn log(&self, app_id: AppId, message: &str) {
-        let at_us = jiff::Timestamp::now().as_microsecond();
-        self.parts().logplex.append(app_id, LogLine::new(at_us, "app", "api", message));
     }
 }
 

@@ -45,17 +45,13 @@ async fn host() -> Host {
     std::fs::write(&hook, script).expect("written");
     std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).expect("ours");
 
-    let beside = |name: &str| {
-        let places = [built.join("static").join(name), built.join(name)];
-        places.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is not built"))
-    };
-    let config = SandboxConfig { dyno_init: beside("dyno-init"), ..SandboxConfig::new(&data) };
+    let config = SandboxConfig { programs: built.clone(), ..SandboxConfig::new(&data) };
     let driver = Arc::new(SandboxDriver::open(config).await.expect("this machine can run dynos"));
     let mut node = Arc::into_inner(Node::for_tests(&data).await).expect("nobody else has it");
     node.driver = Some(driver);
     node.builds = Builds::new(&data);
     let node = Arc::new(node);
-    let parts = Builds::parts_of(&node, hook, beside("slug-compiler"));
+    let parts = Builds::parts_of(&node, hook, built.join("slug-compiler"));
     node.builds.start_with(parts).await.expect("started");
 
     let owner = accounts::find_by_email(&node.store, "owner@example.com").await.expect("read").expect("made");

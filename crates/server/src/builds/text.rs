@@ -88,6 +88,10 @@ pub fn refused(app_name: &str, why: &str) -> String {
     format!("\n !     {why}\n\n!\tPush rejected to {app_name}.\n\n")
 }
 
+/// What the app's log says of a build's end.
+pub const LOG_SUCCEEDED: &str = "Build succeeded";
+pub const LOG_FAILED: &str = "Build failed -- check your build output";
+
 /// References that are kept and not built.
 pub const NOT_BUILT: &str = "Pushed to non-main branch, skipping build.\n";
 

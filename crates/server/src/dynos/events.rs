@@ -103,6 +103,9 @@ impl AppLoop {
         let store = &self.shared.parts.store;
         write_state(store, row.id, DynoState::Starting, address.as_deref(), now_ms()).await?;
         crash_point::hit("dyno.started");
+        if row.attached {
+            self.log(row, log_text::AWAITING_CLIENT);
+        }
         self.log(row, log_text::starting(&row.command));
         Ok(())
     }

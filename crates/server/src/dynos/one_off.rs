@@ -106,9 +106,6 @@ impl DynoManager {
         };
         write(store, &new, &release, actor, now).await?;
         let row = dynos::find(store, new.id).await?.ok_or(StoreError::NotFound { what: "dyno" })?;
-        if row.attached {
-            shared.log(app.id, &row.name(), log_text::AWAITING_CLIENT);
-        }
         self.poke(app.id);
         Ok(row)
     }

@@ -208,8 +208,8 @@ fn sizes() -> Vec<Figure> {
         |path: &str| fs::metadata(folder.join(path)).map_or(f64::NAN, |file| file.len() as f64 / 1e6);
     vec![
         Figure::new("size of ferrokud", "MB", megabytes("ferrokud")),
-        Figure::new("size of dyno-init", "MB", megabytes("static/dyno-init")),
-        Figure::new("size of slug-compiler", "MB", megabytes("static/slug-compiler")),
+        Figure::new("size of dyno-init", "MB", megabytes("dyno-init")),
+        Figure::new("size of slug-compiler", "MB", megabytes("slug-compiler")),
     ]
 }
 
