@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let folder = std::env::temp_dir().join(format!("ferroku-serve-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let table = RouteTable { version: 1, apps: vec![app(host, dynos)?] };
+    let table = RouteTable { version: 1, apps: vec![app(host, dynos)?], ..RouteTable::default() };
     std::fs::write(folder.join("table.json"), serde_json::to_vec(&table)?)?;
     let router = Router::start(RouterConfig {
         listener: TcpListener::bind(listen)?,
@@ -81,16 +81,8 @@ fn app(host: &str, dynos: &[String]) -> Result<RouteApp, std::net::AddrParseErro
         state: TargetState::Healthy,
     };
     Ok(RouteApp {
-        app_id: AppId(Uuid::nil()),
-        name: "measured".into(),
-        hosts: vec![host.to_owned()],
-        maintenance: false,
-        blank: false,
         web_quantity: 1,
-        crashed: false,
-        booting: false,
-        error_page_url: None,
-        maintenance_page_url: None,
         targets: addresses.into_iter().enumerate().map(target).collect(),
+        ..RouteApp::new(AppId(Uuid::nil()), "measured", vec![host.to_owned()])
     })
 }

@@ -44,6 +44,8 @@ pub struct Target {
     pub name: String,
     pub address: SocketAddr,
     retired: AtomicBool,
+    /// Retired only until its probe succeeds: nothing to be reported as drained.
+    adding: AtomicBool,
     in_flight: AtomicUsize,
     /// Milliseconds on the clock of `started`.
     quarantined_until_ms: AtomicU64,
@@ -125,6 +127,10 @@ impl Target {
         self.retired.load(Ordering::SeqCst)
     }
 
+    fn is_drained(&self) -> bool {
+        self.is_retired() && !self.adding.load(Ordering::SeqCst) && self.in_flight() == 0
+    }
+
     fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
         for slot in &self.idle {
@@ -198,12 +204,14 @@ impl Compiler {
                     }
                     None => self.target(given.dyno_id, given.name, given.address),
                 };
+                target.adding.store(given.state == TargetState::Adding, Ordering::SeqCst);
                 match given.state {
                     TargetState::Healthy => {
                         target.retired.store(false, Ordering::SeqCst);
                         targets.push(target.clone());
                     }
-                    TargetState::Draining => target.retire(),
+                    // Nothing was ever sent to it; marked, so that it is not sent anything before it is healthy.
+                    TargetState::Adding | TargetState::Draining => target.retire(),
                 }
                 known.insert(given.dyno_id, target);
             }
@@ -214,6 +222,7 @@ impl Compiler {
             }
         }
         for (dyno_id, gone) in self.targets.drain() {
+            gone.adding.store(false, Ordering::SeqCst);
             gone.retire();
             // Remembered until its last request has ended, so that this can be reported.
             if gone.in_flight() > 0 {
@@ -232,6 +241,7 @@ impl Compiler {
             name,
             address,
             retired: AtomicBool::new(false),
+            adding: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             quarantined_until_ms: AtomicU64::new(0),
             started: Instant::now(),
@@ -242,13 +252,12 @@ impl Compiler {
 
     /// Retired targets without a request in flight.
     pub fn drained(&self) -> Vec<DynoId> {
-        let drained = self.targets.values().filter(|target| target.is_retired() && target.in_flight() == 0);
-        drained.map(|target| target.dyno_id).collect()
+        self.targets.values().filter(|target| target.is_drained()).map(|target| target.dyno_id).collect()
     }
 
     /// Whether this dyno is known, retired and without a request; or not known at all.
     pub fn is_drained(&self, dyno_id: DynoId) -> bool {
-        self.targets.get(&dyno_id).is_none_or(|target| target.is_retired() && target.in_flight() == 0)
+        self.targets.get(&dyno_id).is_none_or(|target| target.is_drained())
     }
 }
 
@@ -269,18 +278,11 @@ mod tests {
         RouteTable {
             version: 1,
             apps: vec![RouteApp {
-                app_id: AppId(Uuid::nil()),
-                name: "a".into(),
-                hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-                maintenance: false,
-                blank: false,
                 web_quantity: 1,
-                crashed: false,
-                booting: false,
-                error_page_url: None,
-                maintenance_page_url: None,
                 targets: targets.iter().map(target).collect(),
+                ..RouteApp::new(AppId(Uuid::nil()), "a", hosts.iter().map(|host| (*host).into()).collect())
             }],
+            ..RouteTable::default()
         }
     }
 
@@ -321,5 +323,18 @@ mod tests {
         drop(request);
         assert_eq!(reports.try_recv().unwrap(), targets[0].dyno_id);
         assert!(compiler.is_drained(targets[0].dyno_id));
+    }
+
+    #[test]
+    fn a_target_that_is_being_added_takes_no_request_and_is_not_drained() {
+        let (emptied, _keep) = mpsc::unbounded_channel();
+        let mut compiler = Compiler::new(1, emptied);
+        let first = compiler.compile(table(&["a"], &[(1, TargetState::Adding)]));
+        assert!(first.find("a").unwrap().targets.is_empty());
+        assert!(compiler.drained().is_empty());
+        let second = compiler.compile(table(&["a"], &[(1, TargetState::Healthy)]));
+        assert!(second.find("a").unwrap().targets[0].enter().is_some());
+        compiler.compile(table(&["a"], &[]));
+        assert!(compiler.is_drained(DynoId(Uuid::from_u128(1))));
     }
 }

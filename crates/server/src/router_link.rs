@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ferroku_core::DynoId;
 use ferroku_core::protocol::frame::{Decoder, FrameError};
 use ferroku_core::protocol::router::{
-    Acknowledge, FromRouter, Hello, MessageError, PROTOCOL_VERSION, RequestLog, Role, RouteTable,
-    TargetState, ToRouter,
+    Acknowledge, FromRouter, Hello, MessageError, MetricsReport, PROTOCOL_VERSION, Probed, RequestLog, Role,
+    RouteTable, TargetState, ToRouter,
 };
+use ferroku_core::{AppId, DynoId};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -34,12 +34,16 @@ const EVENT_QUEUE: usize = 1024;
 const DRAINED_MEMORY: usize = 4096;
 
 /// What the router reports about tables and dynos.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouterEvent {
     /// The table of this version, or a later one, is served.
     Applied { version: u64 },
     /// No request is in flight to this dyno, and none will be sent.
     Drained { dyno_id: DynoId },
+    /// A request waits for this sleeping app.
+    Wake { app_id: AppId },
+    /// How the probe of a dyno that is being added ended.
+    Probed(Probed),
 }
 
 /// Request records to be stored.
@@ -93,6 +97,7 @@ struct Connection {
     instance: u64,
     outgoing: mpsc::UnboundedSender<ToRouter>,
     drained: HashSet<DynoId>,
+    metrics: Option<MetricsReport>,
 }
 
 #[derive(Debug, Error)]
@@ -148,7 +153,7 @@ impl RouterLink {
         state.last_version = now_us().max(state.last_version + 1);
         table.version = state.last_version;
         let targets = || table.apps.iter().flat_map(|app| &app.targets);
-        for target in targets().filter(|target| target.state == TargetState::Healthy) {
+        for target in targets().filter(|target| target.state != TargetState::Draining) {
             state.drained.remove(&target.dyno_id);
             for connection in state.connections.values_mut() {
                 connection.drained.remove(&target.dyno_id);
@@ -189,6 +194,12 @@ impl RouterLink {
     /// Whether every connected router has reported that no request is in flight to this dyno.
     pub fn is_drained(&self, dyno_id: DynoId) -> bool {
         self.shared.lock().drained.contains(&dyno_id)
+    }
+
+    /// The newest report of each connected router: more than one while one replaces another.
+    pub fn metrics(&self) -> Vec<MetricsReport> {
+        let state = self.shared.lock();
+        state.connections.values().filter_map(|connection| connection.metrics.clone()).collect()
     }
 
     /// The request records; the first caller gets them.
@@ -299,7 +310,9 @@ async fn open(shared: &Shared, socket: &Path) -> Result<Opened, LinkError> {
     }
     let number = state.next_connection;
     state.next_connection += 1;
-    state.connections.insert(number, Connection { instance, outgoing, drained: HashSet::new() });
+    state
+        .connections
+        .insert(number, Connection { instance, outgoing, drained: HashSet::new(), metrics: None });
     Ok((number, stream, decoder, receiver))
 }
 
@@ -360,6 +373,17 @@ async fn read(
                 }
             }
             Some(FromRouter::Leaving) => drop(leaving.take()),
+            Some(FromRouter::Wake(wake)) => {
+                let _ = shared.events.send(RouterEvent::Wake { app_id: wake.app_id });
+            }
+            Some(FromRouter::Probed(probed)) => {
+                let _ = shared.events.send(RouterEvent::Probed(probed));
+            }
+            Some(FromRouter::Metrics(report)) => {
+                if let Some(connection) = shared.lock().connections.get_mut(&number) {
+                    connection.metrics = Some(report);
+                }
+            }
             _ => {}
         }
     }

@@ -55,19 +55,12 @@ async fn dyno() -> SocketAddr {
 
 fn table(dyno_id: DynoId, address: SocketAddr, state: TargetState) -> RouteTable {
     let app = RouteApp {
-        app_id: AppId(Uuid::from_u128(1)),
-        name: "shop".into(),
-        hosts: vec!["shop.localhost".into()],
-        maintenance: false,
-        blank: false,
         web_quantity: 1,
-        crashed: false,
         booting: true,
-        error_page_url: None,
-        maintenance_page_url: None,
         targets: vec![Target { dyno_id, name: "web.1".into(), address, state }],
+        ..RouteApp::new(AppId(Uuid::from_u128(1)), "shop", vec!["shop.localhost".into()])
     };
-    RouteTable { version: 0, apps: vec![app] }
+    RouteTable { apps: vec![app], ..RouteTable::default() }
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

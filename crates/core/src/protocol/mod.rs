@@ -15,3 +15,5 @@ pub mod dyno;
 pub mod frame;
 pub mod push;
 pub mod router;
+pub mod router_metrics;
+pub mod router_table;

@@ -5,19 +5,20 @@
 //! ```text
 //! control -> router      hello, table, acknowledge
 //! supervisor -> router   hello, take_listeners
-//! router -> control      hello, table_applied, drained, request_log, leaving
-//! router -> supervisor   hello, listeners (with two file descriptors: router listener, API listener)
+//! router -> control      hello, table_applied, drained, request_log, leaving, wake, probed, metrics
+//! router -> supervisor   hello, listeners (with two file descriptors: router listener, API listener; and
+//!                        a third, the router's second listener, when it has one)
 //! ```
 //!
 //! A table is always whole: what it does not name is gone. Payloads are JSON; unknown fields and unknown
 //! frame types are ignored. Invariant: the golden bytes in the tests below never change for a version.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::frame::{Frame, FrameError, encode_into};
+pub use super::router_metrics::{AppMetrics, LATENCY_BOUNDS_MS, MetricsReport};
+pub use super::router_table::{Certificate, RouteApp, RouteTable, Target, TargetState};
 use crate::{AppId, DynoId};
 
 /// Raised when a peer of the version before could misread what this one sends.
@@ -32,6 +33,9 @@ const DRAINED: u8 = 66;
 const REQUEST_LOG: u8 = 67;
 const LEAVING: u8 = 68;
 const LISTENERS: u8 = 69;
+const WAKE: u8 = 70;
+const PROBED: u8 = 71;
+const METRICS: u8 = 72;
 
 /// The first frame in each direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,66 +62,6 @@ pub enum Role {
     Router,
 }
 
-/// Every app that has a host name. Replaces the table before it as a whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteTable {
-    /// Stamped by control's link when it is published; comes back in [`TableApplied`].
-    pub version: u64,
-    #[serde(default)]
-    pub apps: Vec<RouteApp>,
-}
-
-/// One app as the router sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteApp {
-    pub app_id: AppId,
-    pub name: String,
-    /// Host names without port, lower case; `*.example.com` stands for one label.
-    pub hosts: Vec<String>,
-    /// H80.
-    #[serde(default)]
-    pub maintenance: bool,
-    /// No release with code yet: H81.
-    #[serde(default)]
-    pub blank: bool,
-    /// How many web dynos are wanted; 0 answers H14.
-    #[serde(default)]
-    pub web_quantity: u32,
-    /// All web dynos crashed: H10 while there is no healthy target and none is booting.
-    #[serde(default)]
-    pub crashed: bool,
-    /// A web dyno is on its way: requests are held for up to 75 s, then H20.
-    #[serde(default)]
-    pub booting: bool,
-    /// The config var `ERROR_PAGE_URL`.
-    #[serde(default)]
-    pub error_page_url: Option<String>,
-    /// The config var `MAINTENANCE_PAGE_URL`.
-    #[serde(default)]
-    pub maintenance_page_url: Option<String>,
-    #[serde(default)]
-    pub targets: Vec<Target>,
-}
-
-/// One web dyno.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub dyno_id: DynoId,
-    /// The label for log lines: `web.1`.
-    pub name: String,
-    pub address: SocketAddr,
-    pub state: TargetState,
-}
-
-/// Whether a target gets new requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TargetState {
-    Healthy,
-    /// Gets no new request; [`Drained`] is reported when the last one has ended.
-    Draining,
-}
-
 /// The records of `instance` up to and with `sequence` are on disk; the router may forget them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledge {
@@ -136,6 +80,23 @@ pub struct TableApplied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
     pub dyno_id: DynoId,
+}
+
+/// A request waits for this sleeping app; sent when the first one comes, and again while some wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    pub app_id: AppId,
+}
+
+/// How the probe of a target that is [`TargetState::Adding`] ended. A healthy one is reported once, a failure
+/// whenever its detail changes; probing goes on until the table says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    pub dyno_id: DynoId,
+    pub healthy: bool,
+    /// What happened, for people; empty for a healthy one.
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// Request records in rising order of sequence, sent again after a reconnect until acknowledged.
@@ -194,6 +155,9 @@ pub enum FromRouter {
     /// sending `drained` and `request_log` on this connection until it exits.
     Leaving,
     Listeners,
+    Wake(Wake),
+    Probed(Probed),
+    Metrics(MetricsReport),
 }
 
 impl ToRouter {
@@ -238,6 +202,9 @@ impl FromRouter {
             Self::RequestLog(log) => encode(REQUEST_LOG, log),
             Self::Leaving => encode(LEAVING, &Nothing {}),
             Self::Listeners => encode(LISTENERS, &Nothing {}),
+            Self::Wake(wake) => encode(WAKE, wake),
+            Self::Probed(probed) => encode(PROBED, probed),
+            Self::Metrics(report) => encode(METRICS, report),
         }
     }
 
@@ -253,6 +220,9 @@ impl FromRouter {
             REQUEST_LOG => Self::RequestLog(decode(frame)?),
             LEAVING => Self::Leaving,
             LISTENERS => Self::Listeners,
+            WAKE => Self::Wake(decode(frame)?),
+            PROBED => Self::Probed(decode(frame)?),
+            METRICS => Self::Metrics(decode(frame)?),
             _ => return Ok(None),
         }))
     }
@@ -304,23 +274,18 @@ mod tests {
         RouteTable {
             version: 7,
             apps: vec![RouteApp {
-                app_id: app_id(),
-                name: "shop".into(),
-                hosts: vec!["shop.localhost".into()],
-                maintenance: false,
-                blank: false,
                 web_quantity: 1,
-                crashed: false,
                 booting: true,
                 error_page_url: Some("https://example.com/e".into()),
-                maintenance_page_url: None,
                 targets: vec![Target {
                     dyno_id: dyno_id(),
                     name: "web.1".into(),
                     address: "10.1.0.2:5000".parse().expect("address"),
                     state: TargetState::Draining,
                 }],
+                ..RouteApp::new(app_id(), "shop", vec!["shop.localhost".into()])
             }],
+            ..RouteTable::default()
         }
     }
 
@@ -348,9 +313,49 @@ mod tests {
     }
 
     #[test]
+    fn what_was_added_later_is_sent_only_when_it_is_set() {
+        let mut table = table();
+        table.certificates.push(Certificate {
+            id: "c".into(),
+            hosts: vec!["*.example.com".into()],
+            chain_pem: "CHAIN".into(),
+            key_pem: "SECRET".into(),
+        });
+        table.acme_challenges.insert("token".into(), "token.thumb".into());
+        let app = &mut table.apps[0];
+        (app.https_redirect, app.session_affinity, app.http2) = (true, true, true);
+        (app.paused, app.asleep, app.max_requests) = (true, true, Some(3));
+        app.health_check_path = Some("/up".into());
+        app.targets[0].state = TargetState::Adding;
+        let bytes = golden(
+            2,
+            r#"{"version":7,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"adding"}],"https_redirect":true,"session_affinity":true,"http2":true,"paused":true,"asleep":true,"max_requests":3,"health_check_path":"/up"}],"certificates":[{"id":"c","hosts":["*.example.com"],"chain_pem":"CHAIN","key_pem":"SECRET"}],"acme_challenges":{"token":"token.thumb"}}"#,
+        );
+        assert!(!format!("{table:?}").contains("SECRET"), "a private key is never logged");
+        let message = ToRouter::Table(table);
+        assert_eq!(message.encode().expect("small"), bytes);
+        assert_eq!(ToRouter::decode(&frame_of(&bytes)).expect("valid"), Some(message));
+    }
+
+    #[test]
     fn messages_from_the_router_have_the_bytes_of_version_1() {
         let record = RequestRecord { sequence: 9, app_id: app_id(), at_us: 3, line: r#"path="/""#.into() };
         let log = RequestLog { instance: 5, records: vec![record], dropped: 2 };
+        let report = MetricsReport {
+            instance: 5,
+            open_connections: 2,
+            accepted_connections: 3,
+            apps: vec![AppMetrics {
+                app_id: app_id(),
+                open_requests: 1,
+                statuses: [0, 4, 0, 0, 1],
+                failures: [("H12".to_owned(), 1)].into(),
+                latency_counts: vec![5],
+                latency_sum_ms: 9,
+                bytes_in: 6,
+                bytes_out: 7,
+            }],
+        };
         let cases = [
             (
                 FromRouter::Hello(Hello {
@@ -375,6 +380,24 @@ mod tests {
             ),
             (FromRouter::Leaving, golden(68, "{}")),
             (FromRouter::Listeners, golden(69, "{}")),
+            (
+                FromRouter::Wake(Wake { app_id: app_id() }),
+                golden(70, r#"{"app_id":"00000000-0000-0000-0000-000000000011"}"#),
+            ),
+            (
+                FromRouter::Probed(Probed { dyno_id: dyno_id(), healthy: false, detail: "refused".into() }),
+                golden(
+                    71,
+                    r#"{"dyno_id":"00000000-0000-0000-0000-000000000022","healthy":false,"detail":"refused"}"#,
+                ),
+            ),
+            (
+                FromRouter::Metrics(report),
+                golden(
+                    72,
+                    r#"{"instance":5,"open_connections":2,"accepted_connections":3,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","open_requests":1,"statuses":[0,4,0,0,1],"failures":{"H12":1},"latency_counts":[5],"latency_sum_ms":9,"bytes_in":6,"bytes_out":7}]}"#,
+                ),
+            ),
         ];
         for (message, bytes) in cases {
             assert_eq!(message.encode().expect("small"), bytes);

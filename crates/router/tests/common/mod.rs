@@ -172,7 +172,7 @@ impl Control {
     pub fn publish(&mut self, apps: Vec<RouteApp>) {
         self.version += 1;
         let version = self.version;
-        self.say(&ToRouter::Table(RouteTable { version, apps }));
+        self.say(&ToRouter::Table(RouteTable { version, apps, ..RouteTable::default() }));
         self.until("the table to be applied", |control| control.applied == version);
     }
 
@@ -208,7 +208,10 @@ impl Control {
             }
             Ok(FromRouter::Leaving) => self.left = true,
             Ok(FromRouter::Hello(hello)) => self.instance = hello.instance,
-            Ok(FromRouter::Listeners) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            Ok(
+                FromRouter::Listeners | FromRouter::Wake(_) | FromRouter::Probed(_) | FromRouter::Metrics(_),
+            )
+            | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
 
@@ -411,16 +414,8 @@ fn read_body(reader: &mut impl BufRead, head: &str) -> Vec<u8> {
 /// An app with the host `shop.localhost`.
 pub fn app(targets: Vec<Target>) -> RouteApp {
     RouteApp {
-        app_id: AppId(Uuid::from_u128(1)),
-        name: "shop".into(),
-        hosts: vec!["shop.localhost".into()],
-        maintenance: false,
-        blank: false,
         web_quantity: 1,
-        crashed: false,
-        booting: false,
-        error_page_url: None,
-        maintenance_page_url: None,
         targets,
+        ..RouteApp::new(AppId(Uuid::from_u128(1)), "shop", vec!["shop.localhost".into()])
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     shared.send(app_id, Message::Poke);
                 }
             }
-            Ok(RouterEvent::Applied { .. }) => {}
+            Ok(RouterEvent::Applied { .. } | RouterEvent::Wake { .. } | RouterEvent::Probed(_)) => {}
             // Which ones were missed is not known; asking every app is cheap and rare.
             Err(RecvError::Lagged(_)) => {
                 let apps: Vec<_> = shared.lock().senders.keys().copied().collect();

@@ -98,7 +98,7 @@ impl Routes {
             return None;
         }
         state.dirty = false;
-        Some(RouteTable { version: 0, apps: state.apps.values().cloned().collect() })
+        Some(RouteTable { apps: state.apps.values().cloned().collect(), ..RouteTable::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,9 +126,6 @@ pub fn entry(
     let healthy = targets.iter().any(|target| target.state == TargetState::Healthy);
     let crashed = wanted && !coming && !healthy && crashed > 0;
     RouteApp {
-        app_id: app.id,
-        name: app.name.clone(),
-        hosts: vec![host(app, domain)],
         maintenance: app.maintenance,
         blank: !has_code,
         web_quantity,
@@ -138,6 +135,7 @@ pub fn entry(
         error_page_url: config_vars.get("ERROR_PAGE_URL").cloned(),
         maintenance_page_url: config_vars.get("MAINTENANCE_PAGE_URL").cloned(),
         targets,
+        ..RouteApp::new(app.id, app.name.clone(), vec![host(app, domain)])
     }
 }
 

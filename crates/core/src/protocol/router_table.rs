@@ -1,0 +1,153 @@
+//! The route table: all that the router knows of apps, their dynos and their certificates.
+//!
+//! In: written whole by control. Out: read by the router, which keeps it on disk without the certificates.
+//! Invariant: fields that came after version 1's first are left out of the frame while they have their default.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppId, DynoId};
+
+/// Every app that has a host name. Replaces the table before it as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Stamped by control's link when it is published; comes back in [`super::router::TableApplied`].
+    pub version: u64,
+    #[serde(default)]
+    pub apps: Vec<RouteApp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
+    /// Answers to `/.well-known/acme-challenge/TOKEN` on any host: token to key authorization (RFC 8555,
+    /// section 8.3).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub acme_challenges: BTreeMap<String, String>,
+}
+
+/// What TLS clients that ask for one of `hosts` are shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// For log lines.
+    pub id: String,
+    /// Lower case; `*.example.com` stands for one label.
+    pub hosts: Vec<String>,
+    /// The leaf first.
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Certificate")
+            .field("id", &self.id)
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One app as the router sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteApp {
+    pub app_id: AppId,
+    pub name: String,
+    /// Host names without port, lower case; `*.example.com` stands for one label.
+    pub hosts: Vec<String>,
+    /// H80.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// No release with code yet: H81.
+    #[serde(default)]
+    pub blank: bool,
+    /// How many web dynos are wanted; 0 answers H14.
+    #[serde(default)]
+    pub web_quantity: u32,
+    /// All web dynos crashed: H10 while there is no healthy target and none is booting.
+    #[serde(default)]
+    pub crashed: bool,
+    /// A web dyno is on its way: requests are held for up to 75 s, then H20.
+    #[serde(default)]
+    pub booting: bool,
+    /// The config var `ERROR_PAGE_URL`.
+    #[serde(default)]
+    pub error_page_url: Option<String>,
+    /// The config var `MAINTENANCE_PAGE_URL`.
+    #[serde(default)]
+    pub maintenance_page_url: Option<String>,
+    #[serde(default)]
+    pub targets: Vec<Target>,
+    /// Requests in clear text are sent to https.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub https_redirect: bool,
+    /// A client stays with the dyno that answered it first, by a cookie.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub session_affinity: bool,
+    /// The dynos speak HTTP/2 in clear text with prior knowledge (RFC 9113, section 3.3).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub http2: bool,
+    /// Requests are held for up to 30 s until a table says otherwise: the whole app is being swapped.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+    /// No dyno runs until a request comes: it is held as while booting, and control is told to wake the app.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub asleep: bool,
+    /// Requests at once to the whole app before H11; the router's limit for each dyno otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// What a dyno must answer with 2xx or 3xx before it is healthy; without it, it must accept a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_path: Option<String>,
+}
+
+impl RouteApp {
+    /// An app without dynos that wants none; everything else is set by field.
+    pub fn new(app_id: AppId, name: impl Into<String>, hosts: Vec<String>) -> Self {
+        Self {
+            app_id,
+            name: name.into(),
+            hosts,
+            maintenance: false,
+            blank: false,
+            web_quantity: 0,
+            crashed: false,
+            booting: false,
+            error_page_url: None,
+            maintenance_page_url: None,
+            targets: Vec::new(),
+            https_redirect: false,
+            session_affinity: false,
+            http2: false,
+            paused: false,
+            asleep: false,
+            max_requests: None,
+            health_check_path: None,
+        }
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// One web dyno.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub dyno_id: DynoId,
+    /// The label for log lines: `web.1`.
+    pub name: String,
+    pub address: SocketAddr,
+    pub state: TargetState,
+}
+
+/// Whether a target gets new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetState {
+    /// Gets none yet; the router probes it and reports [`super::router::Probed`].
+    Adding,
+    Healthy,
+    /// Gets no new request; [`super::router::Drained`] is reported when the last one has ended.
+    Draining,
+}
