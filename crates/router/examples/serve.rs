@@ -12,7 +12,7 @@ use ferroku_core::protocol::router::{
     ToRouter,
 };
 use ferroku_core::{AppId, DynoId};
-use ferroku_router::limits::Timeouts;
+use ferroku_router::limits::{ConnectionLimits, Timeouts};
 use ferroku_router::{Router, RouterConfig, socket};
 use uuid::Uuid;
 
@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         trusted_uid: 0,
         timeouts: Timeouts::default(),
+        connection_limits: ConnectionLimits::default(),
     })?;
     let control = socket::connect(&folder.join("router.sock"))?;
     std::thread::spawn(move || acknowledge(control));

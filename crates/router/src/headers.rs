@@ -16,6 +16,8 @@ const SERVER: HeaderValue = HeaderValue::from_static("Ferroku");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Servers that follow CGI would take it for the variable HTTP_PROXY (CVE-2016-5385, "httpoxy").
+const PROXY: HeaderName = HeaderName::from_static("proxy");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -77,6 +79,7 @@ impl ClientHeaders {
 
     /// Rewrites the headers of a request for the dyno. `now_ms` is the time of arrival since the Unix epoch.
     pub fn rewrite_request(&self, headers: &mut HeaderMap, identity: &Identity, now_ms: u64) {
+        strip_look_alikes(headers);
         let upgrade = upgrade_of(headers);
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
         strip_hop_by_hop(headers);
@@ -84,6 +87,12 @@ impl ClientHeaders {
         if chunked {
             headers.remove(header::CONTENT_LENGTH);
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        } else if let Some(length) = headers.get_mut(header::CONTENT_LENGTH)
+            && length.as_bytes().starts_with(b"0")
+        {
+            // hyper has read it as a decimal number; a dyno's server might take 010 for an octal one.
+            let number: u64 = length.to_str().ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+            *length = HeaderValue::from(number);
         }
         if let Some(upgrade) = upgrade {
             headers.insert(header::UPGRADE, upgrade);
@@ -123,7 +132,9 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
     let asked =
         headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"));
-    (asked && !has_token(upgrade.as_bytes(), b"h2c")).then(|| upgrade.clone())
+    let clear_text_http2 =
+        headers.get_all(header::UPGRADE).iter().any(|value| has_token(value.as_bytes(), b"h2c"));
+    (asked && !clear_text_http2).then(|| upgrade.clone())
 }
 
 /// Whether a header line is longer than Heroku's router takes.
@@ -139,12 +150,35 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [
         KEEP_ALIVE,
         PROXY_CONNECTION,
+        PROXY,
         HTTP2_SETTINGS,
         header::PROXY_AUTHORIZATION,
         header::TE,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ] {
+        headers.remove(name);
+    }
+}
+
+/// Removes headers that a dyno's server takes for one that the router vouches for: CGI, WSGI and Rack make the same
+/// variable of `X_Forwarded_For` and `X-Forwarded-For`, and of `Content_Length` and `Content-Length`.
+fn strip_look_alikes(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let is_ours = |name: &str| {
+        let name = name.replace('_', "-");
+        name.starts_with("x-forwarded-")
+            || ["content-length", "transfer-encoding", "host", "via", "x-request-id", "x-request-start"]
+                .contains(&name.as_str())
+    };
+    let look_alikes: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_') && is_ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in look_alikes {
         headers.remove(name);
     }
 }

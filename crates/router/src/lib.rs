@@ -14,6 +14,7 @@
 //! exactly one record. Heroku's rules: Dev Center, "HTTP Routing" and "Heroku Error Codes".
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod addresses;
 mod body;
 mod choice;
 mod client_io;
@@ -32,6 +33,7 @@ mod random;
 mod shared;
 pub mod socket;
 mod table;
+mod target;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -52,7 +54,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Control;
-use crate::limits::Timeouts;
+use crate::limits::{ConnectionLimits, Timeouts};
 use crate::outbox::Outbox;
 use crate::peer::Host;
 use crate::shared::Shared;
@@ -81,6 +83,7 @@ pub struct RouterConfig {
     /// The only uid that may connect to `control`: root.
     pub trusted_uid: u32,
     pub timeouts: Timeouts,
+    pub connection_limits: ConnectionLimits,
 }
 
 /// Why a router does not start.
@@ -111,8 +114,8 @@ impl Router {
         config.listener.set_nonblocking(true).map_err(RouterError::Listener)?;
         config.control.set_nonblocking(true).map_err(RouterError::Control)?;
         let workers = config.workers.max(1);
-        let shared =
-            Shared::new(config.timeouts.clone(), workers, config.public_port.unwrap_or(local.port()));
+        let public_port = config.public_port.unwrap_or(local.port());
+        let shared = Shared::new(config.timeouts.clone(), &config.connection_limits, workers, public_port);
         let (emptied, emptied_queue) = mpsc::unbounded_channel();
         let instance = now_us();
         let last_table = disk::last_table(&config.state_folder);

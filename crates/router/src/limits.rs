@@ -18,9 +18,12 @@ pub const REQUESTS_PER_DYNO: usize = 200;
 pub const CONNECT_ATTEMPTS: usize = 10;
 /// Idle connections kept to one dyno by one worker: what a burst needs; more only hold the dyno's threads.
 pub const IDLE_CONNECTIONS_PER_DYNO: usize = 128;
-/// Client connections at once in one router; beyond it new ones wait in the listen backlog. Each needs two
-/// file descriptors and about 20 KB.
+/// Client connections at once in one router; beyond it (and one a worker) new ones wait in the listen backlog.
+/// Each needs two file descriptors and about 20 KB.
 pub const CLIENT_CONNECTIONS: usize = 20_000;
+/// Client connections at once from one address (IPv6: one /64, which is what one customer gets); beyond it new ones are
+/// closed at once. Enough for an office or a content network behind one address, and a fifth of all.
+pub const CLIENT_CONNECTIONS_PER_ADDRESS: usize = 4_000;
 /// An idle connection to a dyno older than this is not used for a request that must not be sent twice:
 /// servers close idle connections after as little as 2 s (gunicorn), and the race would be an H13.
 pub const REUSE_UNSAFE_WITHIN: Duration = Duration::from_secs(1);
@@ -64,6 +67,21 @@ pub struct Timeouts {
     pub leave_idle: Duration,
     /// A leaving router closes everything after this (30 s, as dynos have).
     pub drain: Duration,
+}
+
+/// How many connections clients may have. Tests lower them.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// See [`CLIENT_CONNECTIONS`].
+    pub in_all: usize,
+    /// See [`CLIENT_CONNECTIONS_PER_ADDRESS`].
+    pub per_address: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { in_all: CLIENT_CONNECTIONS, per_address: CLIENT_CONNECTIONS_PER_ADDRESS }
+    }
 }
 
 impl Default for Timeouts {

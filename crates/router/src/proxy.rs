@@ -18,10 +18,11 @@ use crate::choice::{Admission, Choice, Tried};
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::headers;
-use crate::limits::{COOKIE_LIMIT_BYTES, REQUEST_TARGET_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
+use crate::limits::{COOKIE_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
 use crate::pages;
 use crate::shared::{Client, Shared};
 use crate::table::App;
+use crate::target;
 use crate::tunnel;
 use crate::upstream::{self, Sender};
 
@@ -47,10 +48,11 @@ async fn answer(
     client: &Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Response<ProxyBody> {
-    if let Err(status) = check_target(&request) {
-        return pages::plain(status);
-    }
-    let Some(host) = host_of(&request) else { return pages::plain(StatusCode::BAD_REQUEST) };
+    let host = match target::host(&request) {
+        Ok(host) => host,
+        // What a body would be is in doubt too, so nothing after it is read.
+        Err(status) => return closing(pages::plain(status)),
+    };
     if shared.table.load().is_none() && !wait_for_first_table(shared).await {
         return pages::plain(StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -62,6 +64,10 @@ async fn answer(
             None => return pages::no_such_app(),
         }
     };
+    if request.version() < Version::HTTP_11 {
+        // RFC 9110 section 7.8: there is no upgrade in HTTP/1.0.
+        request.headers_mut().remove(header::UPGRADE);
+    }
     let identity = client.headers.identify(request.headers());
     let about = (request.method().clone(), request.uri().clone(), host.clone());
     let exchange = Exchange::new(shared.clone(), client.clone(), app, about, identity);
@@ -78,36 +84,16 @@ async fn answer(
     forward(exchange, outgoing, upgrade).await
 }
 
+fn closing(mut response: Response<ProxyBody>) -> Response<ProxyBody> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Before the first table nobody knows which apps there are; control sends it as soon as it is up.
 async fn wait_for_first_table(shared: &Shared) -> bool {
     let mut changed = shared.table_changed.subscribe();
     let came = changed.wait_for(|_| shared.table.load().is_some());
     tokio::time::timeout(shared.timeouts.boot, came).await.is_ok()
-}
-
-fn check_target(request: &Request<Incoming>) -> Result<(), StatusCode> {
-    if request.method() == Method::CONNECT {
-        return Err(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    if target > REQUEST_TARGET_LIMIT_BYTES {
-        return Err(StatusCode::URI_TOO_LONG);
-    }
-    Ok(())
-}
-
-/// The host that the request is for: the target's own in absolute form (RFC 9112 section 3.2.2), otherwise
-/// the only Host header.
-fn host_of(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let first = hosts.next();
-    if hosts.next().is_some() {
-        return None;
-    }
-    match request.uri().authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => first.cloned(),
-    }
 }
 
 /// The request as it goes to a dyno.

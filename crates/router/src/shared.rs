@@ -8,9 +8,10 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::addresses::Addresses;
 use crate::exchange::PendingRecord;
 use crate::headers::ClientHeaders;
-use crate::limits::Timeouts;
+use crate::limits::{ConnectionLimits, Timeouts};
 use crate::table::Table;
 
 /// How far a router is on its way out.
@@ -33,6 +34,9 @@ pub struct Shared {
     /// The version of the table, for those who wait for the next one.
     pub table_changed: watch::Sender<u64>,
     pub timeouts: Timeouts,
+    /// Most client connections of all workers.
+    pub connections_limit: usize,
+    pub addresses: Addresses,
     pub phase: watch::Sender<Phase>,
     /// The same as `phase >= Leaving`, readable at no cost.
     pub leaving: AtomicBool,
@@ -103,11 +107,13 @@ impl Client {
 }
 
 impl Shared {
-    pub fn new(timeouts: Timeouts, workers: usize, public_port: u16) -> Arc<Self> {
+    pub fn new(timeouts: Timeouts, limits: &ConnectionLimits, workers: usize, public_port: u16) -> Arc<Self> {
         Arc::new(Self {
             table: ArcSwapOption::empty(),
             table_changed: watch::Sender::new(0),
             timeouts,
+            connections_limit: limits.in_all,
+            addresses: Addresses::new(limits.per_address),
             phase: watch::Sender::new(Phase::Serving),
             leaving: AtomicBool::new(false),
             forced: AtomicBool::new(false),

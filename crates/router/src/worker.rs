@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::client_io::ClientIo;
 use crate::headers::ClientHeaders;
-use crate::limits::{CLIENT_CONNECTIONS, REQUEST_HEAD_LIMIT_BYTES};
+use crate::limits::REQUEST_HEAD_LIMIT_BYTES;
 use crate::proxy;
 use crate::shared::{Client, Phase, Shared};
 
@@ -70,7 +70,7 @@ async fn accept_for_ever(shared: &Arc<Shared>, number: usize, listener: TcpListe
     };
     let mut last_error = None;
     loop {
-        if shared.connections() >= CLIENT_CONNECTIONS {
+        if shared.connections() >= shared.connections_limit {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         }
@@ -92,7 +92,7 @@ async fn accept_for_ever(shared: &Arc<Shared>, number: usize, listener: TcpListe
 fn give(shared: &Arc<Shared>, number: usize, hands: &[Hand], stream: TcpStream, address: SocketAddr) {
     let load = |worker: usize| shared.workers[worker].connections.load(Ordering::Relaxed);
     let least = (0..hands.len()).min_by_key(|worker| (load(*worker), *worker != number)).unwrap_or(number);
-    let place = Place::take(shared.clone(), least);
+    let Some(place) = Place::take(shared.clone(), least, address.ip()) else { return };
     if least == number {
         serve(shared, stream, address, place);
     } else if let Ok(stream) = stream.into_std() {
@@ -117,18 +117,24 @@ pub type Hand = mpsc::UnboundedSender<Accepted>;
 struct Place {
     shared: Arc<Shared>,
     worker: usize,
+    address: IpAddr,
 }
 
 impl Place {
-    fn take(shared: Arc<Shared>, worker: usize) -> Self {
+    /// `None` when the address has as many as it may.
+    fn take(shared: Arc<Shared>, worker: usize, address: IpAddr) -> Option<Self> {
+        if !shared.addresses.enter(address) {
+            return None;
+        }
         shared.workers[worker].connections.fetch_add(1, Ordering::Relaxed);
-        Self { shared, worker }
+        Some(Self { shared, worker, address })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.workers[self.worker].connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.addresses.leave(self.address);
     }
 }
 

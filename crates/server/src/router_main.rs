@@ -83,6 +83,7 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
         workers,
         trusted_uid: 0,
         timeouts: Timeouts::default(),
+        connection_limits: ferroku_router::limits::ConnectionLimits::default(),
     };
     serve(router, pid_file)?;
     Ok(ExitCode::SUCCESS)

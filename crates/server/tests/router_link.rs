@@ -28,6 +28,7 @@ fn start_router(folder: &Path, listener: &TcpListener) -> Router {
         workers: 1,
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts: Timeouts { leave_idle: Duration::from_millis(50), ..Timeouts::default() },
+        connection_limits: ferroku_router::limits::ConnectionLimits::default(),
     })
     .unwrap()
 }

@@ -17,7 +17,7 @@ use ferroku_core::protocol::router::{
     TargetState, ToRouter,
 };
 use ferroku_core::{AppId, DynoId};
-use ferroku_router::limits::Timeouts;
+use ferroku_router::limits::{ConnectionLimits, Timeouts};
 use ferroku_router::{Router, RouterConfig, socket};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -56,10 +56,14 @@ impl Node {
     }
 
     pub fn start_with(timeouts: Timeouts, apps: Vec<RouteApp>) -> Self {
+        Self::start_limited(timeouts, ConnectionLimits::default(), apps)
+    }
+
+    pub fn start_limited(timeouts: Timeouts, limits: ConnectionLimits, apps: Vec<RouteApp>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let router = start_router(folder.path(), &listener, timeouts);
+        let router = start_router_with(folder.path(), &listener, timeouts, limits);
         let mut control = Control::connect(&folder.path().join("router.sock"));
         control.publish(apps);
         Self { folder, listener, address, router: Some(router), control }
@@ -98,6 +102,15 @@ impl Drop for Node {
 }
 
 pub fn start_router(folder: &Path, listener: &TcpListener, timeouts: Timeouts) -> Router {
+    start_router_with(folder, listener, timeouts, ConnectionLimits::default())
+}
+
+pub fn start_router_with(
+    folder: &Path,
+    listener: &TcpListener,
+    timeouts: Timeouts,
+    connection_limits: ConnectionLimits,
+) -> Router {
     let api: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
     Router::start(RouterConfig {
         listener: listener.try_clone().unwrap(),
@@ -109,6 +122,7 @@ pub fn start_router(folder: &Path, listener: &TcpListener, timeouts: Timeouts) -
         workers: 2,
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts,
+        connection_limits,
     })
     .unwrap()
 }
