@@ -62,9 +62,7 @@ fi
 git -C "$work" remote set-url heroku "$git_url"
 
 say "git push heroku main"
-# What the Heroku CLI sets up as git's credential helper; the demo does without the CLI.
-git -C "$work" -c credential.helper= \
-    -c credential.helper='!f() { echo username=heroku; echo "password=$HEROKU_API_KEY"; }; f' push heroku main
+git -C "$work" push heroku main
 
 port=${router##*:}
 url=http://$app.localhost:$port/

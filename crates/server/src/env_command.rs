@@ -3,7 +3,9 @@
 //! In: a data folder that a node has run on. Out: `export NAME='value'` lines for `eval "$(ferrokud env)"`.
 //!
 //! What a user has set already is kept: certificates that the environment names are put into one file with
-//! the node's own, and git's settings are added after those that are there. The facts about the clients (which variable moves what) were
+//! the node's own, and git's settings are added after those that are there. Git gets the API key from a helper of
+//! ours, because the Heroku CLI's takes a second to start and git asks it twice a push; without a key in the
+//! environment, as after `heroku login`, the CLI's is asked. The facts about the clients (which variable moves what) were
 //! read in the CLI's packages (`@heroku-cli/command`, `vars.js`) and in git's `http.c`.
 
 use anyhow::Context;
@@ -32,11 +34,15 @@ struct Facts<'a> {
     node_ca: &'a str,
     /// The file for `GIT_SSL_CAINFO`, where the user's environment sets it already: it overrides git's configuration.
     git_ca: Option<&'a str>,
-    /// Number of our `GIT_CONFIG_KEY_n`: after those that the environment has, or where ours is already.
+    /// Number of our first `GIT_CONFIG_KEY_n`: after those that the environment has, or where ours are already.
     git_setting: usize,
     /// How many there are with ours.
     git_settings: usize,
 }
+
+/// What git runs to get the password. Says nothing of other remotes: it is asked for this node's only.
+const GIT_HELPER: &str = "!f() { if [ -z \"$HEROKU_API_KEY\" ]; then exec heroku git:credentials \"$1\"; fi; \
+    [ \"$1\" = get ] && echo username=heroku && echo \"password=$HEROKU_API_KEY\"; }; f";
 
 /// Prints the exports.
 ///
@@ -61,9 +67,9 @@ pub fn run(data: &Path) -> anyhow::Result<ExitCode> {
     let authority = format!("localhost:{port}");
     let have: usize =
         std::env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-    let is_ours = |number: &usize| {
-        std::env::var(format!("GIT_CONFIG_KEY_{number}")).is_ok_and(|key| key == git_setting_name(&authority))
-    };
+    let first = git_settings(&authority, "").map(|(key, _)| key)[0].clone();
+    let is_ours =
+        |number: &usize| std::env::var(format!("GIT_CONFIG_KEY_{number}")).is_ok_and(|key| key == first);
     let git_setting = (0..have).find(is_ours).unwrap_or(have);
     let text = exports(&Facts {
         authority: &authority,
@@ -72,7 +78,7 @@ pub fn run(data: &Path) -> anyhow::Result<ExitCode> {
         node_ca: &node_ca.to_string_lossy(),
         git_ca: git_ca.as_ref().map(|path| path.to_string_lossy()).as_deref(),
         git_setting,
-        git_settings: have.max(git_setting + 1),
+        git_settings: have.max(git_setting + git_settings(&authority, "").len()),
     });
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
     Ok(ExitCode::SUCCESS)
@@ -114,18 +120,26 @@ fn exports(facts: &Facts<'_>) -> String {
         ("HEROKU_NETRC_WRITE".to_owned(), "true".to_owned()),
         ("NODE_EXTRA_CA_CERTS".to_owned(), facts.node_ca.to_owned()),
         ("GIT_CONFIG_COUNT".to_owned(), facts.git_settings.to_string()),
-        (format!("GIT_CONFIG_KEY_{}", facts.git_setting), git_setting_name(facts.authority)),
-        (format!("GIT_CONFIG_VALUE_{}", facts.git_setting), facts.ca.to_owned()),
     ];
+    for (number, (key, value)) in (facts.git_setting..).zip(git_settings(facts.authority, facts.ca)) {
+        variables.push((format!("GIT_CONFIG_KEY_{number}"), key));
+        variables.push((format!("GIT_CONFIG_VALUE_{number}"), value));
+    }
     if let Some(git_ca) = facts.git_ca {
         variables.push(("GIT_SSL_CAINFO".to_owned(), git_ca.to_owned()));
     }
     variables.iter().map(|(name, value)| format!("export {name}={}\n", quote(value))).collect()
 }
 
-/// For this node only, so that git goes on to trust other remotes by the machine's certificates.
-fn git_setting_name(authority: &str) -> String {
-    format!("http.https://{authority}/.sslCAInfo")
+/// For this node only, so that git goes on to trust other remotes by the machine's certificates and to ask its own
+/// helpers for them. The empty helper takes away those that are configured elsewhere, the CLI's among them.
+fn git_settings(authority: &str, ca: &str) -> [(String, String); 3] {
+    let helper = format!("credential.https://{authority}.helper");
+    [
+        (format!("http.https://{authority}/.sslCAInfo"), ca.to_owned()),
+        (helper.clone(), String::new()),
+        (helper, GIT_HELPER.to_owned()),
+    ]
 }
 
 /// Quotes for a POSIX shell.
@@ -146,7 +160,7 @@ mod tests {
             node_ca: "/data folder/ca.crt",
             git_ca: None,
             git_setting: 2,
-            git_settings: 3,
+            git_settings: 5,
         });
         let output = std::process::Command::new("sh")
             .args(["-c", "eval \"$1\"; printf '%s|' \"$HEROKU_API_KEY\" \"$GIT_CONFIG_COUNT\" \"$GIT_CONFIG_KEY_2\" \"$GIT_CONFIG_VALUE_2\"", "sh", &text])
@@ -154,11 +168,32 @@ mod tests {
             .expect("sh runs");
         assert_eq!(
             String::from_utf8_lossy(&output.stdout),
-            "it's; $secret|3|http.https://localhost:5080/.sslCAInfo|/data folder/ca.crt|"
+            "it's; $secret|5|http.https://localhost:5080/.sslCAInfo|/data folder/ca.crt|"
         );
         assert!(
             !text.contains("GIT_SSL_CAINFO"),
             "it would replace the machine's own certificates for every remote"
         );
+    }
+    #[test]
+    fn git_gets_the_key_and_no_other_remote_does() {
+        let text = exports(&Facts {
+            authority: "localhost:5080",
+            api_key: "HRKU-a-b",
+            ca: "/ca.crt",
+            node_ca: "/ca.crt",
+            git_ca: None,
+            git_setting: 0,
+            git_settings: 3,
+        });
+        let ask = |host: &str| {
+            let script = "eval \"$1\"; printf 'protocol=https\\nhost=%s\\n\\n' \"$2\" | GIT_TERMINAL_PROMPT=0 git credential fill 2>&1";
+            let output = std::process::Command::new("sh").args(["-c", script, "sh", &text, host]).output();
+            String::from_utf8_lossy(&output.expect("sh runs").stdout).into_owned()
+        };
+        let answer = ask("localhost:5080");
+        assert!(answer.contains("username=heroku\npassword=HRKU-a-b\n"), "{answer}");
+        let answer = ask("localhost:5081");
+        assert!(!answer.contains("HRKU"), "{answer}");
     }
 }

@@ -130,9 +130,6 @@ fn expect_status(method: &str, path: &str, status: &str) -> String {
     )
 }
 
-const PUSH: &str = "git -c credential.helper= \
-    -c credential.helper='!f() { echo username=heroku; echo password=$HEROKU_API_KEY; }; f' push";
-
 /// All that changes state, once; each step may meet the crash.
 fn everyday_work(node: &TestNode, app: &str) {
     let path = format!("/apps/{app}");
@@ -145,7 +142,7 @@ fn everyday_work(node: &TestNode, app: &str) {
          git remote add heroku \"${{HEROKU_HOST/http:/https:}}/{app}.git\""
     ))
     .succeeded();
-    until_done(node, &format!("cd {app} && {PUSH} heroku main"));
+    until_done(node, &format!("cd {app} && git push heroku main"));
     wait_until_up(node, app);
     change("PATCH", "/config-vars", r#"{"COLOUR":"green"}"#);
     change("PATCH", "/formation", r#"{"updates":[{"type":"web","quantity":2}]}"#);
@@ -158,7 +155,7 @@ fn everyday_work(node: &TestNode, app: &str) {
     wait_until_up(node, app);
     let vars = node.run_unchecked(&call("GET", &format!("{path}/config-vars"), "")).succeeded().text;
     assert!(vars.contains("green"), "what was acknowledged is there: {vars}");
-    until_done(node, &format!("cd {app} && git commit -q --allow-empty -m second && {PUSH} heroku main"));
+    until_done(node, &format!("cd {app} && git commit -q --allow-empty -m second && git push heroku main"));
     change("POST", "/releases", r#"{"release":"3"}"#);
     wait_until_up(node, app);
     let gone = expect_status("GET", &path, "404");

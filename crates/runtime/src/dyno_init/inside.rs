@@ -144,6 +144,7 @@ fn run_command(order: &Order, terminal: Option<OwnedFd>) -> Failure {
 
 /// Reaps whatever ends; the command's own end is ours.
 fn wait_for(child: i32) -> u8 {
+    sys::give_memory_back();
     loop {
         let mut status = 0;
         // SAFETY: `status` lives through the call.

@@ -4,21 +4,21 @@
 //! streams, the channel to its first process. Nothing in it waits for control: what control does not
 //! take stays in the ring. It never starts anything again; that is control's to decide.
 
+mod life;
+
 use super::bound::{self, Listening};
 use super::outlet::Outlet;
 use super::ring::Ring;
-use super::streams::{InnerEnds, Streams};
+use super::streams::Streams;
 use super::sys::{self, Context, Failure};
-use super::{create, inside, mounts};
 use crate::cgroup::{self, Cgroup, Hierarchies};
-use crate::launch::{ExitRecord, LaunchPlan, descriptor, file};
+use crate::launch::{LaunchPlan, descriptor, file};
 use ferroku_core::protocol::dyno::{FromDynoInit, Hello, PROTOCOL_VERSION, ToDynoInit};
 use ferroku_core::uids::DYNO_UID;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,9 @@ const ENVIRONMENT_MS: u64 = 30_000;
 const LOOK_EARLY_MS: u64 = 50;
 const LOOK_LATER_MS: u64 = 250;
 const EARLY_MS: u64 = 10_000;
+/// A dyno that has been silent for so long is idle: what of this program is in memory is given back. The kernel brings
+/// it back within microseconds when the dyno speaks again.
+const IDLE_MS: i32 = 5_000;
 
 struct Supervisor {
     plan: LaunchPlan,
@@ -54,6 +57,8 @@ struct Supervisor {
     end: Option<FromDynoInit>,
     release: bool,
     began_at_ms: u64,
+    /// Nothing has happened since our memory was given back.
+    at_rest: bool,
 }
 
 struct Creating {
@@ -94,6 +99,7 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
         end: None,
         release: false,
         began_at_ms: sys::monotonic_ms(),
+        at_rest: false,
     };
     if let Err(failure) = supervisor.create(inner) {
         supervisor.fail(failure.to_string());
@@ -155,7 +161,11 @@ impl Supervisor {
         Ok(())
     }
 
-    fn poll(&self) -> Result<(), Failure> {
+    fn poll(&mut self) -> Result<(), Failure> {
+        let timeout_ms = self.timeout_ms();
+        let may_rest = timeout_ms < 0 || timeout_ms > IDLE_MS;
+        let timeout_ms = if may_rest && !self.at_rest { IDLE_MS } else { timeout_ms };
+
         let mut waits: Vec<(BorrowedFd<'_>, i16)> = self.streams.interests();
         waits.push((self.listener.as_fd(), libc::POLLIN));
         waits.push((self.signals.as_fd(), libc::POLLIN));
@@ -171,11 +181,16 @@ impl Supervisor {
             .map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events: *events, revents: 0 })
             .collect();
         // SAFETY: the list lives through the call and is as long as said.
-        let result = unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, self.timeout_ms()) };
+        let result = unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout_ms) };
         let error = std::io::Error::last_os_error();
         if result < 0 && error.kind() != std::io::ErrorKind::Interrupted {
             return Err(Failure::new(format!("poll: {error}")));
         }
+        drop((list, waits));
+        if result == 0 && may_rest && !self.at_rest {
+            sys::give_memory_back();
+        }
+        self.at_rest = result == 0 && may_rest;
         Ok(())
     }
 
@@ -363,188 +378,4 @@ impl Supervisor {
             self.tell(&FromDynoInit::BootTimeout);
         }
     }
-}
-
-// === impl Supervisor: the dyno's life ===
-
-impl Supervisor {
-    /// Makes the file system and spawns the program that makes the container.
-    fn create(&mut self, inner: InnerEnds) -> Result<(), Failure> {
-        let root = mounts::make(&self.plan)?;
-        let (ours, theirs) = sys::socket_pair().context(|| "socket pair".into())?;
-        let (result, report) = sys::pipe().context(|| "pipe".into())?;
-        let strings = |texts: &[&[u8]]| -> Vec<CString> {
-            texts.iter().filter_map(|text| CString::new(*text).ok()).collect()
-        };
-        let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-        let (run_folder, root) = (path(&self.plan.run_folder), path(&root));
-        let arguments = strings(&[b"dyno-create", &run_folder, &root]);
-        let program = CString::new(path(&self.plan.create_program)).context(|| "program's path".into())?;
-        let null = File::options().read(true).open("/dev/null").context(|| "open /dev/null".into())?;
-        let mut descriptors: [(RawFd, RawFd); 7] = [
-            (null.as_raw_fd(), 0),
-            (report.as_raw_fd(), 1),
-            (report.as_raw_fd(), 2),
-            (theirs.as_raw_fd(), create::descriptor::CHANNEL),
-            (inner.stdin.as_raw_fd(), create::descriptor::STDIN),
-            (inner.stdout.as_raw_fd(), create::descriptor::STDOUT),
-            (inner.stderr.as_raw_fd(), create::descriptor::STDERR),
-        ];
-        let Some(pid) = sys::fork().context(|| "fork".into())? else {
-            sys::reset_signals();
-            if sys::spawn_setup(&mut descriptors).is_ok() {
-                sys::execute(&program, &arguments, &[]);
-            }
-            // SAFETY: ends the child without running what the parent registered.
-            unsafe { libc::_exit(i32::from(super::CANNOT_RUN)) }
-        };
-        sys::set_nonblocking(result.as_fd()).context(|| "pipe".into())?;
-        sys::set_nonblocking(ours.as_fd()).context(|| "socket".into())?;
-        self.channel = Some(ours);
-        self.creating = Some(Creating { pid, result: result.into(), strays: Vec::new() });
-        Ok(())
-    }
-
-    fn reap(&mut self) {
-        let mut buffer = [0; 1024];
-        while sys::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
-        while let Some((pid, code)) = sys::reap() {
-            if self.creating.as_ref().is_some_and(|creating| creating.pid == pid) {
-                self.created(code);
-            } else if self.init_pid == Some(pid) {
-                self.ended(code);
-            } else if let Some(creating) = &mut self.creating {
-                creating.strays.push((pid, code));
-            }
-        }
-    }
-
-    /// `create` has ended: its output is the pid of the dyno's first process, or what went wrong.
-    fn created(&mut self, code: i32) {
-        let Some(mut creating) = self.creating.take() else { return };
-        let mut output = Vec::new();
-        // The pipe may still be open in a process that failed half-way: what is there is enough.
-        let _ = creating.result.read_to_end(&mut output);
-        let output = String::from_utf8_lossy(&output);
-        let pid = output.lines().last().and_then(|line| line.trim().parse::<i32>().ok());
-        match (code, pid) {
-            (0, Some(pid)) => {
-                self.init_pid = Some(pid);
-                if let Some((_, code)) = creating.strays.iter().find(|(stray, _)| *stray == pid) {
-                    self.ended(*code);
-                } else if self.release {
-                    self.kill();
-                } else {
-                    self.order();
-                }
-            }
-            _ => {
-                let _ = self.cgroup.kill();
-                let reason = output.trim();
-                self.fail(if reason.is_empty() {
-                    format!("create ended with {code}")
-                } else {
-                    reason.into()
-                });
-            }
-        }
-    }
-
-    /// Hands the environment in, once both it and the dyno's first process are there.
-    fn order(&mut self) {
-        if self.init_pid.is_none() {
-            return;
-        }
-        let (Some(environment), Some(channel)) = (self.environment.take(), &self.channel) else { return };
-        self.environment_sent = true;
-        let order = inside::Order {
-            environment,
-            command: self.plan.spec.command.clone(),
-            terminal: self.plan.spec.attach.and_then(|attach| attach.terminal),
-        };
-        let Ok(bytes) = serde_json::to_vec(&order) else { return };
-        // Our own program at the other end reads it at once; if that has died, its exit says so.
-        let sent = channel.try_clone().and_then(|channel| {
-            // SAFETY: a plain flag call on an open descriptor.
-            sys::check(unsafe { libc::fcntl(channel.as_raw_fd(), libc::F_SETFL, 0) })?;
-            let mut channel = File::from(channel);
-            channel.write_all(&(bytes.len() as u32).to_le_bytes())?;
-            channel.write_all(&bytes)
-        });
-        let _ = sys::set_nonblocking(channel.as_fd());
-        let mut bytes = bytes;
-        bytes.fill(0);
-        if sent.is_err() {
-            self.kill();
-        }
-    }
-
-    /// The dyno's first process sends the terminal's master; the end of the channel means that the command runs.
-    fn hear_channel(&mut self) {
-        let Some(channel) = &self.channel else { return };
-        let mut buffer = [0; 16];
-        match sys::receive_with_descriptor(channel.as_fd(), &mut buffer) {
-            Ok((0, _)) => {
-                self.channel = None;
-                if self.environment_sent && self.end.is_none() {
-                    self.started_at_ms = Some(sys::monotonic_ms());
-                    self.tell(&FromDynoInit::Started);
-                    sys::give_memory_back();
-                }
-            }
-            Ok((_, Some(master))) => {
-                if let Streams::Attached(attached) = &mut self.streams
-                    && attached.set_terminal(master).is_err()
-                {
-                    self.kill();
-                }
-            }
-            Ok((_, None)) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => self.channel = None,
-        }
-    }
-
-    /// All of the dyno: the end of its first process is the end of its pid namespace.
-    fn kill(&mut self) {
-        if let Some(pid) = self.init_pid {
-            sys::kill(pid, libc::SIGKILL);
-        } else if let Some(creating) = &self.creating {
-            sys::kill(creating.pid, libc::SIGKILL);
-        }
-    }
-
-    fn ended(&mut self, status: i32) {
-        self.hear_channel();
-        self.init_pid = None;
-        self.channel = None;
-        self.stop_at_ms = None;
-        self.streams.work(&mut self.ring, true);
-        const KILLED: i32 = 128 + libc::SIGKILL;
-        let oom_killed = status == KILLED && self.cgroup.oom_kills() > 0;
-        let record = ExitRecord { status, at_us: sys::now_us(), oom_killed };
-        if let Err(error) = write_record(&self.plan.state_folder, &record) {
-            // Control still gets it from us; only our own death before that would lose it.
-            let _ = writeln!(std::io::stderr(), "write the exit record: {error}");
-        }
-        let ExitRecord { status, at_us, oom_killed } = record;
-        self.end = Some(FromDynoInit::Exited { status, at_us, oom_killed });
-    }
-
-    fn fail(&mut self, message: String) {
-        self.kill();
-        if self.end.is_none() {
-            self.end = Some(FromDynoInit::StartFailed { message });
-        }
-    }
-}
-
-/// Whole or not at all, and safe from a power cut.
-fn write_record(folder: &Path, record: &ExitRecord) -> std::io::Result<()> {
-    let temporary = folder.join("exit.json.new");
-    let mut file = File::create(&temporary)?;
-    serde_json::to_writer(&mut file, record)?;
-    file.sync_all()?;
-    fs::rename(&temporary, folder.join(file::EXIT))?;
-    File::open(folder)?.sync_all()
 }
