@@ -57,8 +57,6 @@ struct Supervisor {
     end: Option<FromDynoInit>,
     release: bool,
     began_at_ms: u64,
-    /// Nothing has happened since our memory was given back.
-    at_rest: bool,
 }
 
 struct Creating {
@@ -99,7 +97,6 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
         end: None,
         release: false,
         began_at_ms: sys::monotonic_ms(),
-        at_rest: false,
     };
     if let Err(failure) = supervisor.create(inner) {
         supervisor.fail(failure.to_string());
@@ -161,11 +158,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn poll(&mut self) -> Result<(), Failure> {
-        let timeout_ms = self.timeout_ms();
-        let may_rest = timeout_ms < 0 || timeout_ms > IDLE_MS;
-        let timeout_ms = if may_rest && !self.at_rest { IDLE_MS } else { timeout_ms };
-
+    fn poll(&self) -> Result<(), Failure> {
         let mut waits: Vec<(BorrowedFd<'_>, i16)> = self.streams.interests();
         waits.push((self.listener.as_fd(), libc::POLLIN));
         waits.push((self.signals.as_fd(), libc::POLLIN));
@@ -181,16 +174,23 @@ impl Supervisor {
             .map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events: *events, revents: 0 })
             .collect();
         // SAFETY: the list lives through the call and is as long as said.
-        let result = unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout_ms) };
+        let mut wait = |ms| unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, ms) };
+        let timeout_ms = self.timeout_ms();
+        let result = match timeout_ms {
+            0..=IDLE_MS => wait(timeout_ms),
+            _ => match wait(IDLE_MS) {
+                0 => {
+                    // Right before the wait: the loop's next turn brings back what it uses.
+                    sys::give_memory_back();
+                    wait(if timeout_ms < 0 { timeout_ms } else { timeout_ms - IDLE_MS })
+                }
+                ready => ready,
+            },
+        };
         let error = std::io::Error::last_os_error();
         if result < 0 && error.kind() != std::io::ErrorKind::Interrupted {
             return Err(Failure::new(format!("poll: {error}")));
         }
-        drop((list, waits));
-        if result == 0 && may_rest && !self.at_rest {
-            sys::give_memory_back();
-        }
-        self.at_rest = result == 0 && may_rest;
         Ok(())
     }
 
