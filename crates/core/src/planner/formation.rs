@@ -52,11 +52,7 @@ impl Scope<'_> {
     /// Web: a successor is created beside its predecessor, which leaves once enough others serve. One that
     /// `ps:stop` was asked for leaves whatever else serves.
     fn plan_web(&self, plan: &mut Plan) {
-        let mut overlap = self
-            .dynos
-            .iter()
-            .filter(|dyno| dyno.retired && dyno.draining_at.is_none() && dyno.phase == Phase::Up)
-            .count();
+        let mut overlap = self.overlap();
         for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none() && dyno.stop_requested) {
             match dyno.phase {
                 Phase::Starting | Phase::Up => self.retire(dyno, RetireCause::Stopped, plan),
@@ -84,8 +80,23 @@ impl Scope<'_> {
         self.thin_out_web(plan);
     }
 
+    /// Superseded web dynos that still serve.
+    fn overlap(&self) -> usize {
+        let serves_on =
+            |dyno: &&&DynoActual| dyno.retired && dyno.draining_at.is_none() && dyno.phase == Phase::Up;
+        self.dynos.iter().filter(serves_on).count()
+    }
+
+    /// Whether superseded web dynos stay until all their successors serve, so that one release hands over to the
+    /// next at once. A formation too large for that is replaced one after the other.
+    fn hands_over_together(&self) -> bool {
+        let fresh = self.dynos.iter().filter(|dyno| dyno.serves() && !dyno.retired && self.is_fresh(dyno));
+        self.overlap() < self.desired.max_surge as usize && fresh.count() < self.quantity as usize
+    }
+
     /// Retires web dynos that are superseded or too many, as far as enough others serve.
     fn thin_out_web(&self, plan: &mut Plan) {
+        let waits = self.hands_over_together();
         let mut serving = self.dynos.iter().filter(|dyno| dyno.serves() && !dyno.stop_requested).count();
         let mut surplus: Vec<&&DynoActual> = self
             .dynos
@@ -104,6 +115,7 @@ impl Scope<'_> {
             match dyno.phase {
                 Phase::Created | Phase::Crashed => plan.push(Action::End { dyno_id: dyno.id }),
                 Phase::Starting => self.retire(dyno, cause, plan),
+                Phase::Up if waits && dyno.retired && dyno.ordinal <= self.quantity => {}
                 Phase::Up if serving > self.quantity as usize => {
                     serving -= 1;
                     self.retire(dyno, cause, plan);

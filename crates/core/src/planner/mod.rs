@@ -9,6 +9,8 @@
 //! - Labels (`web.1`) are unique among dynos that are not retired.
 //! - While web dynos are replaced or scaled, no action takes a healthy one away that would leave fewer than
 //!   min(wanted, healthy before) healthy ones. `ps:stop` of a dyno is the one exception, being asked for.
+//! - A release hands over to the next at once: superseded web dynos stay until all successors serve, unless that
+//!   would be more than `max_surge` beyond the wanted number.
 //! - Nothing of an older release is created once a dyno of a newer one has been.
 //! - Dynos of other types than web never overlap in a slot: the old one ends, then the new one starts.
 //! - Converged means silent: no actions when nothing is to change.
@@ -20,6 +22,7 @@
 
 mod back_off;
 mod formation;
+mod handover;
 mod one_off;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ mod tests;
 mod world;
 
 pub use back_off::{COOL_OFFS_MS, Crash, STABLE_AFTER_MS, after_crash};
+pub use handover::serving_release;
 
 use crate::dyno::DynoKind;
 use crate::{DynoId, Millis, ReleaseId};

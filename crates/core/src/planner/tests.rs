@@ -41,6 +41,34 @@ fn a_deploy_brings_new_web_dynos_up_before_old_ones_leave_and_other_types_in_tur
 }
 
 #[test]
+fn a_release_hands_over_to_the_next_at_once_with_as_many_dynos_as_are_wanted() {
+    let mut world = World::new(vec![wanted("web", 3)]);
+    world.desired.max_surge = 10;
+    world.calm();
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        world.deploy();
+        world.settle();
+        for index in 0..20 {
+            let serving: Vec<i64> = world
+                .actual
+                .dynos
+                .iter()
+                .filter(|dyno| dyno.serves())
+                .map(|dyno| dyno.release_version)
+                .collect();
+            let release = serving_release(serving.iter().copied(), 3, 10).expect("some serve");
+            assert!(serving.iter().filter(|version| **version == release).count() >= 3, "{serving:?}");
+            answered.push(release);
+            world.boot(index);
+            world.settle();
+        }
+    }
+    assert!(answered.is_sorted(), "{answered:?}");
+    assert!([1, 2, 3, 4].iter().all(|release| answered.contains(release)), "{answered:?}");
+}
+
+#[test]
 fn a_release_whose_web_dynos_crash_leaves_the_old_ones_serving() {
     let mut world = World::new(vec![wanted("web", 2)]);
     world.calm();

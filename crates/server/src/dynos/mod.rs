@@ -48,7 +48,7 @@ const HISTORY_MS: Millis = 24 * 60 * 60 * 1000;
 /// what was poked before a crash.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How many web dynos of an app may serve beyond the wanted number during a deploy.
-const MAX_SURGE: u32 = 10;
+pub(crate) const MAX_SURGE: u32 = 10;
 
 /// At the node's end: how long beyond the grace dynos may take to be gone, for the kills that follow it.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);

@@ -5,12 +5,13 @@
 //! of control takes no route away. Only an app whose rows cannot be read is waited for no longer than
 //! [`FIRST_TABLE_WAIT`].
 
+use super::MAX_SURGE;
 use crate::router_link::RouterLink;
 use ferroku_core::app::App;
 use ferroku_core::config_var::ConfigVars;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::formation::Formation;
-use ferroku_core::planner::WEB;
+use ferroku_core::planner::{WEB, serving_release};
 use ferroku_core::protocol::router::{RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +118,7 @@ pub fn entry(
 ) -> RouteApp {
     let web_quantity = formation.iter().find(|one| one.process_type == WEB).map_or(0, |one| one.quantity);
     let web = || dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation && dyno.process_type == WEB);
-    let targets: Vec<Target> = web().filter_map(target).collect();
+    let targets = targets(web(), web_quantity);
     let coming = web().any(|dyno| {
         matches!(dyno.state, DynoState::Created | DynoState::Starting) && dyno.draining_at.is_none()
     });
@@ -142,6 +143,23 @@ pub fn entry(
 /// The app's default host name, `NAME.DOMAIN`.
 pub fn host(app: &App, domain: &str) -> String {
     format!("{}.{domain}", app.name)
+}
+
+/// Those of one release get requests. A dyno that is to take over later is left out, for the router must not report one
+/// drained that never had a request; one that has handed over drains.
+fn targets<'a>(web: impl Iterator<Item = &'a Dyno>, quantity: u32) -> Vec<Target> {
+    let mut all: Vec<(i64, Target)> =
+        web.filter_map(|dyno| Some((dyno.release_version, target(dyno)?))).collect();
+    let healthy = all.iter().filter(|(_, target)| target.state == TargetState::Healthy);
+    if let Some(serving) = serving_release(healthy.map(|(version, _)| *version), quantity, MAX_SURGE) {
+        all.retain(|(version, target)| *version <= serving || target.state != TargetState::Healthy);
+        for (version, target) in &mut all {
+            if *version < serving && target.state == TargetState::Healthy {
+                target.state = TargetState::Draining;
+            }
+        }
+    }
+    all.into_iter().map(|(_, target)| target).collect()
 }
 
 fn target(dyno: &Dyno) -> Option<Target> {
