@@ -13,7 +13,7 @@ use ferroku_core::protocol::router::{
 };
 use ferroku_core::{AppId, DynoId};
 use ferroku_router::limits::{ConnectionLimits, Timeouts};
-use ferroku_router::{Router, RouterConfig, socket};
+use ferroku_router::{Listener, Router, RouterConfig, socket};
 use uuid::Uuid;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,12 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let table = RouteTable { version: 1, apps: vec![app(host, dynos)?], ..RouteTable::default() };
     std::fs::write(folder.join("table.json"), serde_json::to_vec(&table)?)?;
     let router = Router::start(RouterConfig {
-        listener: TcpListener::bind(listen)?,
+        listeners: vec![Listener { listener: TcpListener::bind(listen)?, public_port: None }],
         api_listener: None,
         control: socket::bind(&folder.join("router.sock"))?,
         state_folder: folder.clone(),
         binary_digest: String::new(),
-        public_port: None,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         trusted_uid: 0,
         timeouts: Timeouts::default(),

@@ -133,6 +133,7 @@ impl Control {
         {
             tracing::error!(folder = %self.folder.display(), %error, "the route table cannot be kept on disk");
         }
+        self.shared.certificates_have_come();
         self.apply(table);
         self.tell(FromRouter::TableApplied(TableApplied { version }));
         for dyno_id in self.compiler.drained() {

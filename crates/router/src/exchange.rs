@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferroku_core::AppId;
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Method, Uri, Version};
 
 use crate::failure::Failure;
 use crate::headers::Identity;
-use crate::shared::{Client, Shared};
+use crate::shared::{Client, Open, Shared};
 use crate::table::{App, InFlight, strip_port};
 
 /// A record that has no sequence yet.
@@ -22,6 +22,15 @@ pub struct PendingRecord {
     pub app_id: AppId,
     pub at_us: i64,
     pub line: String,
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub struct About {
+    pub method: Method,
+    pub uri: Uri,
+    pub host: HeaderValue,
+    pub version: Version,
 }
 
 /// One request of one app.
@@ -33,6 +42,7 @@ pub struct Exchange {
     pub method: Method,
     pub uri: Uri,
     pub host: HeaderValue,
+    pub version: Version,
     pub identity: Identity,
     pub arrived: Instant,
     /// When the request went to a dyno.
@@ -45,6 +55,7 @@ pub struct Exchange {
     pub bytes: Option<u64>,
     /// The label of the dyno, kept for the log line.
     pub dyno: Option<Arc<crate::table::Target>>,
+    open: Option<Open>,
     finished: bool,
 }
 
@@ -54,9 +65,11 @@ impl Exchange {
         shared: Arc<Shared>,
         client: Arc<Client>,
         app: Arc<App>,
-        (method, uri, host): (Method, Uri, HeaderValue),
+        about: About,
         identity: Identity,
+        open: Open,
     ) -> Box<Self> {
+        let About { method, uri, host, version } = about;
         Box::new(Self {
             shared,
             client,
@@ -64,6 +77,7 @@ impl Exchange {
             method,
             uri,
             host,
+            version,
             identity,
             arrived: Instant::now(),
             dispatched: None,
@@ -72,6 +86,7 @@ impl Exchange {
             status: None,
             bytes: None,
             dyno: None,
+            open: Some(open),
             finished: false,
         })
     }
@@ -89,7 +104,7 @@ impl Exchange {
         };
         self.shared.record(self.client.worker, record);
         self.in_flight = None;
-        self.client.end();
+        self.open = None;
     }
 
     fn line(&self, failure: Option<Failure>) -> String {
@@ -152,7 +167,18 @@ impl Exchange {
         if let Some(bytes) = self.bytes {
             let _ = write!(line, "{bytes}");
         }
-        line.push_str(" protocol=http1.1 tls=false");
+        line.push_str(match self.version {
+            Version::HTTP_2 => " protocol=http2.0",
+            Version::HTTP_10 => " protocol=http1.0",
+            _ => " protocol=http1.1",
+        });
+        match &self.client.tls {
+            None => line.push_str(" tls=false"),
+            Some(tls) => {
+                line.push_str(" tls=true tls_version=");
+                line.push_str(tls.version);
+            }
+        }
         line
     }
 }

@@ -27,6 +27,7 @@ pub enum Failure {
     UnsupportedExpect,
     ClientInterrupted,
     ClientIdle,
+    CertificateMismatch,
     Maintenance,
     BlankApp,
     Platform,
@@ -96,6 +97,7 @@ impl Failure {
             Self::ClientIdle => {
                 Words { level: "warning", status: 499, ..error("H28", "Client Connection Idle") }
             }
+            Self::CertificateMismatch => Words { status: 421, ..error("H32", "TLS Certificate Mismatch") },
             Self::Maintenance => Words { level: "info", ..error("H80", "Maintenance mode") },
             Self::BlankApp => Words { level: "info", status: 502, ..error("H81", "Blank app") },
             Self::Platform => error("H99", "Platform error"),

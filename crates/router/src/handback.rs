@@ -1,12 +1,12 @@
 //! Giving the listeners back: a supervisor that was killed and started again takes them from the router, so
 //! that no connection is refused in between.
 //!
-//! The two descriptors (router listener, API listener) travel as SCM_RIGHTS (unix(7)) with the `listeners`
+//! The descriptors (router listener, API listener, the router's second listener when it has one) travel as SCM_RIGHTS (unix(7)) with the `listeners`
 //! frame. The router gives them to root only.
 
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,11 +24,20 @@ use crate::socket;
 /// How long the router may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes both listeners, router's first, from the router that listens at `socket`. Blocks for up to 5 s.
+/// The listening sockets of a node.
+#[derive(Debug)]
+pub struct Listeners {
+    pub router: OwnedFd,
+    pub api: OwnedFd,
+    /// The second one of the router, for https.
+    pub router_tls: Option<OwnedFd>,
+}
+
+/// Takes all listeners from the router that listens at `socket`. Blocks for up to 5 s.
 ///
 /// # Errors
 /// No router listens there, it does not answer, or it has no listeners to give.
-pub fn take_listeners(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn take_listeners(socket: &Path) -> io::Result<Listeners> {
     let mut stream = socket::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let hello = Hello {
@@ -43,7 +52,7 @@ pub fn take_listeners(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut received = Vec::new();
     loop {
         let mut buffer = [0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let count = recvmsg(stream.as_fd(), &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
@@ -55,9 +64,11 @@ pub fn take_listeners(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
         decoder.push(&buffer[..count]);
         while let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
             if FromRouter::decode(&frame).map_err(io::Error::other)? == Some(FromRouter::Listeners) {
-                let pair: [OwnedFd; 2] =
-                    received.try_into().map_err(|_| io::Error::other("no listeners came"))?;
-                return Ok(pair.into());
+                let mut received = received.into_iter();
+                let (Some(router), Some(api)) = (received.next(), received.next()) else {
+                    return Err(io::Error::other("no listeners came"));
+                };
+                return Ok(Listeners { router, api, router_tls: received.next() });
             }
         }
         if count == 0 {
@@ -68,13 +79,15 @@ pub fn take_listeners(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The router's side: sends the frame with the descriptors on its first byte.
-pub(crate) async fn give_listeners(stream: &UnixStream, listeners: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+pub(crate) async fn give_listeners(stream: &UnixStream, listeners: &Listeners) -> io::Result<()> {
+    let mut descriptors = vec![listeners.router.as_fd(), listeners.api.as_fd()];
+    descriptors.extend(listeners.router_tls.as_ref().map(AsFd::as_fd));
     let frame = FromRouter::Listeners.encode().map_err(io::Error::other)?;
     let sent = stream
         .async_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&listeners));
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
             Ok(sendmsg(stream.as_fd(), &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL)?)
         })
         .await?;

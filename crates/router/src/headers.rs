@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Version};
 
 use crate::limits::HEADER_LINE_LIMIT_BYTES;
 
@@ -41,14 +42,14 @@ pub struct Identity {
 }
 
 impl ClientHeaders {
-    /// For a client at `address` that reached the public `port` without TLS.
-    pub fn new(address: IpAddr, port: u16) -> Self {
+    /// For a client at `address` that reached the public `port`.
+    pub fn new(address: IpAddr, port: u16, tls: bool) -> Self {
         let address = address.to_canonical();
         let text =
             |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
         Self {
             address_text: text(address.to_string()),
-            proto: HeaderValue::from_static("http"),
+            proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
             port: text(port.to_string()),
         }
     }
@@ -78,9 +79,15 @@ impl ClientHeaders {
     }
 
     /// Rewrites the headers of a request for the dyno. `now_ms` is the time of arrival since the Unix epoch.
-    pub fn rewrite_request(&self, headers: &mut HeaderMap, identity: &Identity, now_ms: u64) {
+    pub fn rewrite_request(
+        &self,
+        headers: &mut HeaderMap,
+        upgrade: Option<HeaderValue>,
+        identity: &Identity,
+        via: HeaderValue,
+        now_ms: u64,
+    ) {
         strip_look_alikes(headers);
-        let upgrade = upgrade_of(headers);
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
         strip_hop_by_hop(headers);
         headers.remove(header::EXPECT);
@@ -103,7 +110,7 @@ impl ClientHeaders {
         headers.insert(X_FORWARDED_PORT, self.port.clone());
         headers.insert(X_REQUEST_ID, identity.request_id.clone());
         headers.insert(X_REQUEST_START, HeaderValue::from(now_ms));
-        headers.append(header::VIA, VIA);
+        headers.append(header::VIA, via);
     }
 }
 
@@ -128,13 +135,41 @@ pub fn rewrite_response(headers: &mut HeaderMap, upgraded: bool) {
 
 /// The protocol that the client wants to switch to. HTTP/2 in clear text is not offered: a tunnel with
 /// requests of its own inside would bypass every rule above.
-pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn upgrade_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+    // HTTP/1.0 and HTTP/2 have no such thing (RFC 9110, section 7.8).
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let headers = request.headers();
     let upgrade = headers.get(header::UPGRADE)?;
     let asked =
         headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"));
     let clear_text_http2 =
         headers.get_all(header::UPGRADE).iter().any(|value| has_token(value.as_bytes(), b"h2c"));
     (asked && !clear_text_http2).then(|| upgrade.clone())
+}
+
+/// Joins the pieces that HTTP/2 may cut a Cookie header into (RFC 9113, section 8.2.3).
+pub fn join_cookies<B>(request: &mut Request<B>) {
+    if request.version() != Version::HTTP_2
+        || request.headers().get_all(header::COOKIE).iter().nth(1).is_none()
+    {
+        return;
+    }
+    let pieces: Vec<&[u8]> =
+        request.headers().get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        request.headers_mut().insert(header::COOKIE, joined);
+    }
+}
+
+/// What the router adds to the Via of a request that came in this version.
+pub fn via(version: Version) -> HeaderValue {
+    match version {
+        Version::HTTP_2 => HeaderValue::from_static("2.0 ferroku-router"),
+        Version::HTTP_10 => HeaderValue::from_static("1.0 ferroku-router"),
+        _ => VIA,
+    }
 }
 
 /// Whether a header line is longer than Heroku's router takes.
@@ -235,10 +270,13 @@ mod tests {
     }
 
     fn rewritten(lines: &[(&str, &str)]) -> HeaderMap {
-        let client = ClientHeaders::new("203.0.113.9".parse().unwrap(), 8080);
-        let mut headers = map(lines);
+        let client = ClientHeaders::new("203.0.113.9".parse().unwrap(), 8080, false);
+        let mut request = Request::new(());
+        *request.headers_mut() = map(lines);
+        let upgrade = upgrade_of(&request);
+        let mut headers = request.into_parts().0.headers;
         let identity = client.identify(&headers);
-        client.rewrite_request(&mut headers, &identity, 1234);
+        client.rewrite_request(&mut headers, upgrade, &identity, VIA, 1234);
         headers
     }
 
@@ -264,7 +302,7 @@ mod tests {
         let headers = rewritten(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 3.3.3.3")]);
         assert_eq!(headers[X_FORWARDED_FOR], "1.1.1.1, 2.2.2.2, 3.3.3.3, 203.0.113.9");
         assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
-        let mapped = ClientHeaders::new("::ffff:10.0.0.1".parse().unwrap(), 1);
+        let mapped = ClientHeaders::new("::ffff:10.0.0.1".parse().unwrap(), 1, false);
         assert_eq!(mapped.identify(&HeaderMap::new()).forwarded_for, "10.0.0.1");
     }
 

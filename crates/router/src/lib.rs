@@ -1,12 +1,12 @@
 //! The data plane: takes HTTP requests from the world and passes each to a dyno.
 //!
-//! In: connections on the router's listener, route tables on `DIR/run/router.sock`. Out: requests to dynos,
+//! In: connections on the router's listeners, route tables on `DIR/run/router.sock`. Out: requests to dynos,
 //! request records and reports about drained dynos back over the socket.
 //!
 //! ```text
-//! client -> worker (accept, parse) -> proxy (find app, choose dyno) -> upstream (connection) -> dyno
-//!                                       |                                   table <- control <- peer
-//!                                       +-> exchange (log line) -> outbox -> peer -> control process
+//! client -> worker (accept) -> connection (TLS, parse) -> proxy (find app, choose dyno) -> upstream -> dyno
+//!                                                           |              table <- control <- peer
+//!                                                           +-> exchange (log line) -> outbox -> peer -> control
 //! ```
 //!
 //! Invariants: the way of a request takes no lock that another thread holds for long, and never waits for the
@@ -18,12 +18,14 @@ mod addresses;
 mod body;
 mod choice;
 mod client_io;
+mod connection;
 mod control;
 mod disk;
 mod exchange;
 mod failure;
 pub mod handback;
 mod headers;
+mod intake;
 pub mod limits;
 mod outbox;
 mod pages;
@@ -34,6 +36,7 @@ mod shared;
 pub mod socket;
 mod table;
 mod target;
+mod tls;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -54,11 +57,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Control;
+use crate::handback::Listeners;
 use crate::limits::{ConnectionLimits, Timeouts};
 use crate::outbox::Outbox;
 use crate::peer::Host;
 use crate::shared::Shared;
 use crate::table::Compiler;
+use crate::worker::Door;
 
 /// Messages from peers that wait for the main task; more make the peer wait.
 const HEARD_QUEUE: usize = 64;
@@ -66,8 +71,9 @@ const HEARD_QUEUE: usize = 64;
 /// What a router needs.
 #[derive(Debug)]
 pub struct RouterConfig {
-    /// Where clients connect. Shared with the router before and after this one.
-    pub listener: TcpListener,
+    /// Where clients connect, in clear text or by TLS alike; at least one. When there are two, the second is
+    /// where clients are sent for https. Shared with the router before and after this one.
+    pub listeners: Vec<Listener>,
     /// Kept only to be given back to a new supervisor.
     pub api_listener: Option<OwnedFd>,
     /// Where control and the supervisor connect; made by [`socket::bind`].
@@ -76,8 +82,6 @@ pub struct RouterConfig {
     pub state_folder: PathBuf,
     /// SHA-256 of the executable, for the hello.
     pub binary_digest: String,
-    /// What X-Forwarded-Port says; the listener's port when `None`.
-    pub public_port: Option<u16>,
     /// How many threads serve requests: one a core.
     pub workers: usize,
     /// The only uid that may connect to `control`: root.
@@ -86,11 +90,23 @@ pub struct RouterConfig {
     pub connection_limits: ConnectionLimits,
 }
 
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    pub listener: TcpListener,
+    /// What X-Forwarded-Port says; the listener's own port when `None`.
+    pub public_port: Option<u16>,
+}
+
 /// Why a router does not start.
 #[derive(Debug, Error)]
 pub enum RouterError {
     #[error("cannot use the router's listening socket")]
     Listener(#[source] io::Error),
+    #[error("a router needs at least one listening socket")]
+    NoListener,
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
     #[error("cannot start a thread or runtime of the router")]
     Thread(#[source] io::Error),
     #[error("cannot use the router's control socket")]
@@ -110,12 +126,12 @@ impl Router {
     /// # Errors
     /// A socket or a thread cannot be had.
     pub fn start(config: RouterConfig) -> Result<Self, RouterError> {
-        let local = config.listener.local_addr().map_err(RouterError::Listener)?;
-        config.listener.set_nonblocking(true).map_err(RouterError::Listener)?;
+        let doors = doors(config.listeners).map_err(RouterError::Listener)?;
+        let https_port = doors.last().ok_or(RouterError::NoListener)?.public_port;
         config.control.set_nonblocking(true).map_err(RouterError::Control)?;
         let workers = config.workers.max(1);
-        let public_port = config.public_port.unwrap_or(local.port());
-        let shared = Shared::new(config.timeouts.clone(), &config.connection_limits, workers, public_port);
+        let shared = Shared::new(config.timeouts.clone(), &config.connection_limits, workers, https_port)
+            .map_err(RouterError::Tls)?;
         let (emptied, emptied_queue) = mpsc::unbounded_channel();
         let instance = now_us();
         let last_table = disk::last_table(&config.state_folder);
@@ -125,13 +141,7 @@ impl Router {
             let _inside = runtime.enter();
             let listener =
                 tokio::net::UnixListener::from_std(config.control).map_err(RouterError::Control)?;
-            let host = host(
-                &config.listener,
-                config.api_listener,
-                config.binary_digest,
-                instance,
-                config.trusted_uid,
-            )?;
+            let host = host(&doors, config.api_listener, config.binary_digest, instance, config.trusted_uid)?;
             runtime.spawn(peer::listen(listener, Arc::new(host), heard))
         };
         let mut control = Control {
@@ -149,8 +159,8 @@ impl Router {
         if let Some(table) = last_table {
             control.apply(table);
         }
-        let threads = Threads::start(&shared, &config.listener, workers)?;
-        drop(config.listener);
+        let threads = Threads::start(&shared, &doors, workers)?;
+        drop(doors);
         let (stop, mut stopped) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new().name("router-main".into()).spawn(move || {
             runtime.block_on(control.serve(&mut stopped));
@@ -180,16 +190,16 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(shared: &Arc<Shared>, listener: &TcpListener, workers: usize) -> Result<Self, RouterError> {
+    fn start(shared: &Arc<Shared>, doors: &[Door], workers: usize) -> Result<Self, RouterError> {
         let (hands, queues): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut running = Vec::with_capacity(workers);
         for (number, queue) in queues.into_iter().enumerate() {
-            let listener = listener.try_clone().map_err(RouterError::Listener)?;
+            let doors = clone(doors).map_err(RouterError::Listener)?;
             let runtime = runtime().map_err(RouterError::Thread)?;
             let (shared, hands) = (shared.clone(), hands.clone());
             let (finish, finished) = oneshot::channel();
             let thread = std::thread::Builder::new().name(format!("router-{number}")).spawn(move || {
-                worker::run(&shared, number, listener, hands, queue, &runtime, finished);
+                worker::run(&shared, number, doors, hands, queue, &runtime, finished);
             });
             running.push((finish, thread.map_err(RouterError::Thread)?));
         }
@@ -208,15 +218,36 @@ impl Threads {
 }
 
 fn host(
-    listener: &TcpListener,
+    doors: &[Door],
     api_listener: Option<OwnedFd>,
     binary_digest: String,
     instance: u64,
     trusted_uid: u32,
 ) -> Result<Host, RouterError> {
-    let listener = listener.try_clone().map_err(RouterError::Listener)?;
+    let mut routers =
+        clone(doors).map_err(RouterError::Listener)?.into_iter().map(|door| door.listener.into());
+    let listeners = api_listener.zip(routers.next());
+    let listeners = listeners.map(|(api, router)| Listeners { router, api, router_tls: routers.next() });
     let hello = Hello { protocol_version: PROTOCOL_VERSION, binary_digest, instance, role: Role::Router };
-    Ok(Host { hello, trusted_uid, listeners: api_listener.map(|api| (listener.into(), api)) })
+    Ok(Host { hello, trusted_uid, listeners })
+}
+
+fn doors(listeners: Vec<Listener>) -> io::Result<Vec<Door>> {
+    let door = |Listener { listener, public_port }: Listener| {
+        listener.set_nonblocking(true)?;
+        let public_port = match public_port {
+            Some(port) => port,
+            None => listener.local_addr()?.port(),
+        };
+        Ok(Door { listener, public_port })
+    };
+    listeners.into_iter().map(door).collect()
+}
+
+fn clone(doors: &[Door]) -> io::Result<Vec<Door>> {
+    let clone =
+        |door: &Door| Ok(Door { listener: door.listener.try_clone()?, public_port: door.public_port });
+    doors.iter().map(clone).collect()
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -12,6 +12,24 @@ pub const COOKIE_LIMIT_BYTES: usize = 8192;
 pub const REQUEST_HEAD_LIMIT_BYTES: usize = 256 * 1024;
 /// All of a response's head, in bytes (Heroku's HTTP limits: 512 KB a header line).
 pub const RESPONSE_HEAD_LIMIT_BYTES: usize = 512 * 1024;
+/// For a TLS handshake, once its first byte has come: several round trips of a slow phone.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
+/// Requests at once on one HTTP/2 connection (RFC 9113 section 6.5.2: no smaller than 100).
+pub const HTTP2_STREAMS: u32 = 100;
+/// Streams that a client may reset before they were looked at; more end the connection (rapid reset,
+/// CVE-2023-44487; h2's own default).
+pub const HTTP2_PENDING_RESETS: usize = 20;
+/// Streams that the router may have to reset for a client's mistakes; more end the connection (h2's default).
+pub const HTTP2_ERROR_RESETS: usize = 1024;
+/// All header fields of one HTTP/2 request, decoded, in bytes: as in HTTP/1. h2 derives from it how many
+/// CONTINUATION frames a head may have (CVE-2024-27316).
+pub const HTTP2_HEADER_LIST_BYTES: u32 = 256 * 1024;
+/// How much of one request's body a client may send before the dyno takes it, in bytes.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// The same for all requests of one connection, in bytes: what a connection can cost the router.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+/// How much of one response waits for the client to take it, in bytes.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Requests at once to one app, for each of its healthy dynos (Heroku: 200; more are H11).
 pub const REQUESTS_PER_DYNO: usize = 200;
 /// Dynos tried for one request before H19 or H21 (Heroku: 10).

@@ -25,6 +25,11 @@ pub fn failure(failure: Failure, url: Option<&str>) -> Response<ProxyBody> {
                 "There is nothing here, yet.",
                 "This app has no code yet. Deploy it with git push, then load the page again.",
             ),
+            Failure::CertificateMismatch => page(
+                "Misdirected request",
+                "Misdirected request",
+                "The connection was made for another host name.",
+            ),
             Failure::BadHeader | Failure::BadChunk | Failure::UnsupportedExpect => {
                 page("Bad request", "Bad request", "The request cannot be passed on to the application.")
             }

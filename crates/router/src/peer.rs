@@ -1,7 +1,6 @@
 //! Connections on the router's socket: who may speak, and frames to messages and back.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::handback::give_listeners;
+use crate::handback::{Listeners, give_listeners};
 use crate::limits::HELLO_TIMEOUT;
 
 /// Frames of request records that wait for the socket; few, so that other messages are not late.
@@ -45,8 +44,7 @@ pub struct Peer {
 pub struct Host {
     pub hello: Hello,
     pub trusted_uid: u32,
-    /// Router listener and API listener.
-    pub listeners: Option<(OwnedFd, OwnedFd)>,
+    pub listeners: Option<Listeners>,
 }
 
 /// Accepts connections for ever.
@@ -119,8 +117,8 @@ async fn converse(
 async fn serve_supervisor(mut stream: UnixStream, mut decoder: Decoder, host: &Host) -> io::Result<()> {
     while let Some(message) = next(&mut stream, &mut decoder).await? {
         if message == ToRouter::TakeListeners {
-            let Some((router, api)) = &host.listeners else { return Ok(()) };
-            give_listeners(&stream, [router.as_fd(), api.as_fd()]).await?;
+            let Some(listeners) = &host.listeners else { return Ok(()) };
+            give_listeners(&stream, listeners).await?;
         }
     }
     Ok(())

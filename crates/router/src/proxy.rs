@@ -1,11 +1,10 @@
-//! The way of one request: find the app, ask whether it may pass, choose a dyno, send, answer.
+//! The way of one request to a dyno: ask whether it may pass, choose a dyno, send, answer.
 //!
 //! Invariants: a request is sent a second time only when nothing of it was sent before, or when it is safe
 //! to repeat (RFC 9110 section 9.2.1), has no body and went over a kept connection that the dyno closed
 //! without answering. Every request of a known app ends in exactly one record.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
@@ -20,84 +19,12 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::limits::{COOKIE_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
 use crate::pages;
-use crate::shared::{Client, Shared};
 use crate::table::App;
-use crate::target;
 use crate::tunnel;
 use crate::upstream::{self, Sender};
 
-/// Answers one request.
-pub async fn handle(
-    shared: &Arc<Shared>,
-    client: &Arc<Client>,
-    request: Request<Incoming>,
-) -> Response<ProxyBody> {
-    client.begin();
-    let mut response = answer(shared, client, request).await;
-    if matches!(response.body(), ProxyBody::Full(_)) {
-        client.end();
-    }
-    if shared.leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-async fn answer(
-    shared: &Arc<Shared>,
-    client: &Arc<Client>,
-    mut request: Request<Incoming>,
-) -> Response<ProxyBody> {
-    let host = match target::host(&request) {
-        Ok(host) => host,
-        // What a body would be is in doubt too, so nothing after it is read.
-        Err(status) => return closing(pages::plain(status)),
-    };
-    if shared.table.load().is_none() && !wait_for_first_table(shared).await {
-        return pages::plain(StatusCode::SERVICE_UNAVAILABLE);
-    }
-    let app = {
-        let table = shared.table.load();
-        let Some(table) = table.as_ref() else { return pages::plain(StatusCode::SERVICE_UNAVAILABLE) };
-        match host.to_str().ok().and_then(|host| table.find(host)) {
-            Some(app) => app.clone(),
-            None => return pages::no_such_app(),
-        }
-    };
-    if request.version() < Version::HTTP_11 {
-        // RFC 9110 section 7.8: there is no upgrade in HTTP/1.0.
-        request.headers_mut().remove(header::UPGRADE);
-    }
-    let identity = client.headers.identify(request.headers());
-    let about = (request.method().clone(), request.uri().clone(), host.clone());
-    let exchange = Exchange::new(shared.clone(), client.clone(), app, about, identity);
-    if headers::has_oversized_line(request.headers()) {
-        return fail(exchange, Failure::BadHeader);
-    }
-    if let Some(expect) = request.headers().get(header::EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
-        return fail(exchange, Failure::UnsupportedExpect);
-    }
-    let upgrade = headers::upgrade_of(request.headers()).map(|_| hyper::upgrade::on(&mut request));
-    let outgoing = Outgoing::new(request, host, &exchange);
-    forward(exchange, outgoing, upgrade).await
-}
-
-fn closing(mut response: Response<ProxyBody>) -> Response<ProxyBody> {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// Before the first table nobody knows which apps there are; control sends it as soon as it is up.
-async fn wait_for_first_table(shared: &Shared) -> bool {
-    let mut changed = shared.table_changed.subscribe();
-    let came = changed.wait_for(|_| shared.table.load().is_some());
-    tokio::time::timeout(shared.timeouts.boot, came).await.is_ok()
-}
-
 /// The request as it goes to a dyno.
-struct Outgoing {
+pub struct Outgoing {
     head: Head,
     body: RequestBody,
     upload: Option<Arc<Upload>>,
@@ -113,11 +40,14 @@ struct Head {
 }
 
 impl Outgoing {
-    fn new(request: Request<Incoming>, host: HeaderValue, exchange: &Exchange) -> Self {
+    /// Rewrites what the client sent.
+    pub fn new(request: Request<Incoming>, host: HeaderValue, exchange: &Exchange) -> Self {
+        let upgrade = headers::upgrade_of(&request);
         let (Parts { method, uri, mut headers, .. }, body) = request.into_parts();
         let uri = origin_form(uri);
         headers.insert(header::HOST, host);
-        exchange.client.headers.rewrite_request(&mut headers, &exchange.identity, now_ms());
+        let via = headers::via(exchange.version);
+        exchange.client.headers.rewrite_request(&mut headers, upgrade, &exchange.identity, via, now_ms());
         let (body, upload) = if body.is_end_stream() {
             (RequestBody::Empty, None)
         } else {
@@ -149,7 +79,7 @@ fn origin_form(uri: Uri) -> Uri {
 }
 
 /// Chooses dynos and sends the request until one has it, then waits for the answer.
-async fn forward(
+pub async fn forward(
     mut exchange: Box<Exchange>,
     outgoing: Outgoing,
     upgrade: Option<OnUpgrade>,
@@ -358,7 +288,7 @@ fn pass_on(
 }
 
 /// Answers with the page for `failure` and writes the record.
-fn fail(mut exchange: Box<Exchange>, failure: Failure) -> Response<ProxyBody> {
+pub fn fail(mut exchange: Box<Exchange>, failure: Failure) -> Response<ProxyBody> {
     let url = match failure {
         Failure::Maintenance => exchange.app.route.maintenance_page_url.as_deref(),
         _ => exchange.app.route.error_page_url.as_deref(),

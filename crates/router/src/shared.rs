@@ -13,6 +13,7 @@ use crate::exchange::PendingRecord;
 use crate::headers::ClientHeaders;
 use crate::limits::{ConnectionLimits, Timeouts};
 use crate::table::Table;
+use crate::tls::{self, Handshake};
 
 /// How far a router is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +31,10 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Shared {
     /// `None` until the first table.
-    pub table: ArcSwapOption<Table>,
+    pub table: Arc<ArcSwapOption<Table>>,
+    /// Whether the table has come from control, with its certificates.
+    certificates_known: AtomicBool,
+    pub tls: Arc<rustls::ServerConfig>,
     /// The version of the table, for those who wait for the next one.
     pub table_changed: watch::Sender<u64>,
     pub timeouts: Timeouts,
@@ -45,7 +49,8 @@ pub struct Shared {
     /// Connections and tunnels.
     pub tasks: TaskTracker,
     pub workers: Vec<Worker>,
-    pub public_port: u16,
+    /// Where clients reach TLS.
+    pub https_port: u16,
     /// Says that a worker has records; taken back when they are gathered.
     pub records_ready: Notify,
     records_flag: AtomicBool,
@@ -63,53 +68,76 @@ pub struct Worker {
 pub struct Client {
     pub headers: ClientHeaders,
     pub worker: usize,
+    /// `None` in clear text.
+    pub tls: Option<Handshake>,
     /// It took no byte for too long.
     pub stalled: AtomicBool,
-    /// Milliseconds on the clock of `connected` since when the router waits for a whole request head;
-    /// [`BUSY`] while it serves one.
+    /// Requests that are served now: several only in HTTP/2.
+    open: AtomicUsize,
+    /// Milliseconds on the clock of `connected` since when no request is served.
     waiting_since_ms: AtomicU64,
     connected: Instant,
 }
 
-/// No request head is waited for.
-const BUSY: u64 = u64::MAX;
+/// A request that is served.
+#[derive(Debug)]
+pub struct Open(Arc<Client>);
 
 impl Client {
     /// One that has just connected.
-    pub fn new(headers: ClientHeaders, worker: usize) -> Self {
+    pub fn new(headers: ClientHeaders, worker: usize, tls: Option<Handshake>) -> Self {
         Self {
             headers,
             worker,
+            tls,
             stalled: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             waiting_since_ms: AtomicU64::new(0),
             connected: Instant::now(),
         }
     }
 
     /// A request head has come.
-    pub fn begin(&self) {
-        self.waiting_since_ms.store(BUSY, Ordering::Relaxed);
-    }
-
-    /// Its answer is on the way; the next head is waited for.
-    pub fn end(&self) {
-        let now = u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(BUSY - 1);
-        self.waiting_since_ms.store(now, Ordering::Relaxed);
+    pub fn begin(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
     }
 
     /// How long a request head is waited for; zero while a request is served.
     pub fn waiting(&self) -> Duration {
-        match self.waiting_since_ms.load(Ordering::Relaxed) {
-            BUSY => Duration::ZERO,
-            since => self.connected.elapsed().saturating_sub(Duration::from_millis(since)),
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
         }
+        let since = Duration::from_millis(self.waiting_since_ms.load(Ordering::Relaxed));
+        self.connected.elapsed().saturating_sub(since)
+    }
+}
+
+impl Drop for Open {
+    /// The answer is on the way; the next head is waited for.
+    fn drop(&mut self) {
+        let now = u64::try_from(self.0.connected.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.waiting_since_ms.store(now, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Shared {
-    pub fn new(timeouts: Timeouts, limits: &ConnectionLimits, workers: usize, public_port: u16) -> Arc<Self> {
-        Arc::new(Self {
-            table: ArcSwapOption::empty(),
+    /// The state of a router that starts.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(
+        timeouts: Timeouts,
+        limits: &ConnectionLimits,
+        workers: usize,
+        https_port: u16,
+    ) -> Result<Arc<Self>, rustls::Error> {
+        let table = Arc::new(ArcSwapOption::empty());
+        Ok(Arc::new(Self {
+            tls: tls::server_config(table.clone())?,
+            table,
+            certificates_known: AtomicBool::new(false),
             table_changed: watch::Sender::new(0),
             timeouts,
             connections_limit: limits.in_all,
@@ -119,10 +147,20 @@ impl Shared {
             forced: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             workers: (0..workers).map(|_| Worker::default()).collect(),
-            public_port,
+            https_port,
             records_ready: Notify::new(),
             records_flag: AtomicBool::new(false),
-        })
+        }))
+    }
+
+    /// Whether the table has come from control, with its certificates.
+    pub fn has_certificates(&self) -> bool {
+        self.certificates_known.load(Ordering::Acquire)
+    }
+
+    /// The table that is put into place next has come from control.
+    pub fn certificates_have_come(&self) {
+        self.certificates_known.store(true, Ordering::Release);
     }
 
     /// Moves on to `phase`.

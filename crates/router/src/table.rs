@@ -7,7 +7,7 @@
 //! ever sent to the target again. `Target::enter` counts first and looks for retirement second; `retire`
 //! marks first and the caller reads the count second; both in sequentially consistent order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use ferroku_core::{AppId, DynoId};
 use tokio::sync::mpsc;
 
 use crate::limits::IDLE_CONNECTIONS_PER_DYNO;
+use crate::tls::{Certificates, Keyring};
 use crate::upstream::IdleConnection;
 
 /// Longest host name, in bytes (RFC 1035 section 2.3.4).
@@ -27,6 +28,9 @@ const HOST_LIMIT_BYTES: usize = 255;
 #[derive(Debug, Default)]
 pub struct Table {
     hosts: HashMap<Box<str>, Arc<App>>,
+    pub certificates: Certificates,
+    /// Token to key authorization.
+    pub acme_challenges: BTreeMap<String, String>,
 }
 
 /// One app.
@@ -62,6 +66,7 @@ pub struct InFlight(pub Arc<Target>);
 /// Compiles tables and remembers targets from one to the next.
 #[derive(Debug)]
 pub struct Compiler {
+    keyring: Keyring,
     targets: HashMap<DynoId, Arc<Target>>,
     workers: usize,
     emptied: mpsc::UnboundedSender<DynoId>,
@@ -185,7 +190,7 @@ impl Compiler {
     /// For a router with this many workers. `emptied` gets the id of a retired target whenever its count of
     /// requests falls to 0.
     pub fn new(workers: usize, emptied: mpsc::UnboundedSender<DynoId>) -> Self {
-        Self { targets: HashMap::new(), workers, emptied }
+        Self { keyring: Keyring::default(), targets: HashMap::new(), workers, emptied }
     }
 
     /// Compiles `table`; targets that it calls draining, or no longer names, get no request from the moment
@@ -232,7 +237,8 @@ impl Compiler {
             }
         }
         self.targets = known;
-        Table { hosts }
+        let certificates = self.keyring.load(table.certificates);
+        Table { hosts, certificates, acme_challenges: table.acme_challenges }
     }
 
     fn target(&self, dyno_id: DynoId, name: String, address: SocketAddr) -> Arc<Target> {

@@ -58,6 +58,15 @@ fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
         return None;
     }
     match request.uri().authority() {
+        // HTTP/2 may name it twice only if it is the same (RFC 9113, section 8.3.1).
+        Some(authority)
+            if request.version() == Version::HTTP_2
+                && first.is_some_and(|host| {
+                    !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+                }) =>
+        {
+            None
+        }
         Some(_) if first.is_none() && request.version() == Version::HTTP_11 => None,
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => first.cloned(),

@@ -298,7 +298,9 @@ fn the_last_table_is_served_from_disk_and_without_any_the_answer_is_503() {
 fn listeners_are_given_back_and_serve_on() {
     let dyno = Dyno::saying("ok");
     let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
-    let (router, api) = take_listeners(&node.socket()).unwrap();
+    let listeners = take_listeners(&node.socket()).unwrap();
+    assert!(listeners.router_tls.is_none());
+    let (router, api) = (listeners.router, listeners.api);
     assert_eq!(TcpListener::from(api).local_addr().unwrap().ip().to_string(), "127.0.0.1");
     let router = TcpListener::from(router);
     assert_eq!(router.local_addr().unwrap(), node.address);
@@ -349,12 +351,14 @@ fn a_stranger_may_not_command_the_router() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("router.sock");
     let router = ferroku_router::Router::start(ferroku_router::RouterConfig {
-        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        listeners: vec![ferroku_router::Listener {
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            public_port: None,
+        }],
         api_listener: None,
         control: ferroku_router::socket::bind(&socket).unwrap(),
         state_folder: folder.path().to_owned(),
         binary_digest: String::new(),
-        public_port: None,
         workers: 1,
         trusted_uid: rustix::process::geteuid().as_raw() + 1,
         timeouts: short_timeouts(),

@@ -55,6 +55,9 @@ pub struct NodeArgs {
     /// Where the router listens for the apps' visitors
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub router: SocketAddr,
+    /// Where the router listens for https, too; its first address takes TLS as well
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub router_tls: Option<SocketAddr>,
     /// Apps are served at NAME.DOMAIN
     #[arg(long, value_name = "DOMAIN", default_value = "localhost", value_parser = domain)]
     pub domain: String,
@@ -101,6 +104,7 @@ impl From<NodeArgs> for NodeConfig {
             data: args.data.data,
             listen: args.listen,
             router: args.router,
+            router_tls: args.router_tls,
             domain: args.domain,
             owner_email: args.owner,
             database_url: args.database_url,

@@ -25,6 +25,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Where the router listens; its port goes into every app's `web_url`.
     pub router: SocketAddr,
+    /// Where the router listens for https, if not on the same address.
+    pub router_tls: Option<SocketAddr>,
     /// Apps are served at `NAME.DOMAIN`.
     pub domain: String,
     pub owner_email: String,
@@ -100,6 +102,7 @@ impl Node {
             data: data.to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             router: ([127, 0, 0, 1], 8080).into(),
+            router_tls: None,
             domain: "localhost".to_owned(),
             owner_email: "owner@example.com".to_owned(),
             database_url: None,

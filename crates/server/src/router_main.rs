@@ -1,7 +1,7 @@
 //! The router process: what `ferrokud router --data DIR` runs.
 //!
-//! In: descriptor 3 (router listener) and 4 (API listener, kept to be given back), and the data folder. As
-//! root it makes what only root can (the socket in `DIR/run`, the state folder `DIR/router`), then becomes
+//! In: descriptor 3 (router listener), 4 (API listener, kept to be given back) and with `--router-tls` 5 (the
+//! router's second listener), and the data folder. As root it makes what only root can (the socket in `DIR/run`, the state folder `DIR/router`), then becomes
 //! [`ROUTER_UID`] for good. SIGTERM: accept no more, let requests end for up to 30 s, exit 0. SIGINT is the
 //! supervisor's business and ignored here.
 //!
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use ferroku_core::uids::ROUTER_UID;
 use ferroku_router::limits::Timeouts;
-use ferroku_router::{Router, RouterConfig, RouterError, socket};
+use ferroku_router::{Listener, Router, RouterConfig, RouterError, socket};
 use ferroku_runtime::spawn::take_inherited;
 use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, geteuid, getrlimit, setrlimit};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -61,8 +61,12 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
     let inherited = |index: usize, number| {
         take_inherited(index).map_err(|source| RouterMainError::Descriptor { number, source })
     };
-    let listener = TcpListener::from(inherited(0, 3)?);
+    let listener = |fd: OwnedFd, port| Listener { listener: TcpListener::from(fd), public_port: Some(port) };
+    let mut listeners = vec![listener(inherited(0, 3)?, config.router.port())];
     let api_listener: OwnedFd = inherited(1, 4)?;
+    if let Some(address) = config.router_tls {
+        listeners.push(listener(inherited(2, 5)?, address.port()));
+    }
     let pid_file = PidFile::hold(&data.join("run/router.pid")).map_err(RouterMainError::PidFile)?;
     let control = socket::bind(&data.join("run/router.sock")).map_err(RouterMainError::Socket)?;
     raise_open_files();
@@ -73,13 +77,12 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
     }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let router = RouterConfig {
-        listener,
+        listeners,
         api_listener: Some(api_listener),
         control,
         // The working folder: the way to it may be closed to the router's user.
         state_folder: PathBuf::from("."),
         binary_digest,
-        public_port: Some(config.router.port()),
         workers,
         trusted_uid: 0,
         timeouts: Timeouts::default(),

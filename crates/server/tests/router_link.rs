@@ -9,7 +9,7 @@ use ferroku_core::protocol::router::{RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use ferroku_logplex::{Filter, LogLine, Logplex};
 use ferroku_router::limits::Timeouts;
-use ferroku_router::{Router, RouterConfig, socket};
+use ferroku_router::{Listener, Router, RouterConfig, socket};
 use ferroku_server::router_link::{RouterEvent, RouterLink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,12 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn start_router(folder: &Path, listener: &TcpListener) -> Router {
     Router::start(RouterConfig {
-        listener: listener.try_clone().unwrap(),
+        listeners: vec![Listener { listener: listener.try_clone().unwrap(), public_port: None }],
         api_listener: None,
         control: socket::bind(&folder.join("router.sock")).unwrap(),
         state_folder: folder.to_owned(),
         binary_digest: String::new(),
-        public_port: None,
         workers: 1,
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts: Timeouts { leave_idle: Duration::from_millis(50), ..Timeouts::default() },

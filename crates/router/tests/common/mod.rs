@@ -18,7 +18,7 @@ use ferroku_core::protocol::router::{
 };
 use ferroku_core::{AppId, DynoId};
 use ferroku_router::limits::{ConnectionLimits, Timeouts};
-use ferroku_router::{Router, RouterConfig, socket};
+use ferroku_router::{Listener, Router, RouterConfig, socket};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -113,12 +113,11 @@ pub fn start_router_with(
 ) -> Router {
     let api: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
     Router::start(RouterConfig {
-        listener: listener.try_clone().unwrap(),
+        listeners: vec![Listener { listener: listener.try_clone().unwrap(), public_port: None }],
         api_listener: Some(api),
         control: socket::bind(&folder.join("router.sock")).unwrap(),
         state_folder: folder.to_owned(),
         binary_digest: "test".into(),
-        public_port: None,
         workers: 2,
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts,
@@ -184,9 +183,14 @@ impl Control {
 
     /// Publishes a table and waits until it is served.
     pub fn publish(&mut self, apps: Vec<RouteApp>) {
+        self.publish_table(RouteTable { apps, ..RouteTable::default() });
+    }
+
+    /// As [`Self::publish`], with all that a table can have.
+    pub fn publish_table(&mut self, table: RouteTable) {
         self.version += 1;
         let version = self.version;
-        self.say(&ToRouter::Table(RouteTable { version, apps, ..RouteTable::default() }));
+        self.say(&ToRouter::Table(RouteTable { version, ..table }));
         self.until("the table to be applied", |control| control.applied == version);
     }
 
@@ -270,6 +274,10 @@ impl Answer {
         let head = read_head(stream)?;
         if head.is_empty() {
             return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no answer came"));
+        }
+        if !head.starts_with("HTTP/1.") {
+            // A frame of HTTP/2, or a TLS alert.
+            return Err(std::io::Error::other(format!("what came is no answer in HTTP/1: {head:?}")));
         }
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let mut answer = Self { status, head, body: String::new() };

@@ -42,7 +42,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-/// Set for a supervisor that re-executed itself: sockets and lock are inherited as descriptors 3, 4 and 5.
+/// Set for a supervisor that re-executed itself: API and router listener and lock are inherited as descriptors 3, 4
+/// and 5, the router's second listener as 6 when there is one.
 const REEXECUTED: &str = "FERROKU_REEXECUTED";
 /// How often a process that is starting is looked at: what a node's start may cost at most beside its own work.
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -81,8 +82,10 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, SupervisorError> {
     let program = std::env::current_exe().map_err(system("find my own program"))?;
     let (folder, inherited) = if std::env::var_os(REEXECUTED).is_some() {
         let take = |index| spawn::take_inherited(index).map_err(system("take over my own sockets"));
-        let sockets = Sockets { api: take(0)?.into(), router: take(1)?.into() };
-        (DataFolder::with_lock(args.data.data.clone(), take(2)?.into())?, Some(sockets))
+        let (api, router) = (take(0)?.into(), take(1)?.into());
+        let folder = DataFolder::with_lock(args.data.data.clone(), take(2)?.into())?;
+        let router_tls = args.router_tls.map(|_| take(3).map(Into::into)).transpose()?;
+        (folder, Some(Sockets { api, router, router_tls }))
     } else {
         (DataFolder::open(&args.data.data)?, None)
     };
@@ -102,6 +105,9 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, SupervisorError> {
     args.data.data = folder.path.clone();
     args.listen = sockets.api.local_addr().map_err(system("ask for the API's address"))?;
     args.router = sockets.router.local_addr().map_err(system("ask for the router's address"))?;
+    if let Some(listener) = &sockets.router_tls {
+        args.router_tls = Some(listener.local_addr().map_err(system("ask for the router's https address"))?);
+    }
     let requests =
         socket::bind(&folder.path.join(client::SOCKET)).map_err(system("listen for `ferrokud restart`"))?;
     std::fs::write(folder.path.join(ENDPOINT_FILE), args.listen.to_string())
@@ -199,7 +205,11 @@ impl Supervisor {
         let mut command = self.own_command(which.name());
         let inherited = match which {
             Which::Control => spawn::inherit(&mut command, &[&self.sockets.api]),
-            Which::Router => spawn::inherit(&mut command, &[&self.sockets.router, &self.sockets.api]),
+            Which::Router => {
+                let mut descriptors: Vec<&dyn AsFd> = vec![&self.sockets.router, &self.sockets.api];
+                descriptors.extend(self.sockets.router_tls.as_ref().map(|listener| listener as &dyn AsFd));
+                spawn::inherit(&mut command, &descriptors)
+            }
         };
         inherited.map_err(|source| SupervisorError::Spawn { name: which.name(), source })?;
         if let Which::Router = which {
@@ -215,6 +225,9 @@ impl Supervisor {
         command.arg("--data").arg(&self.args.data.data);
         command.arg("--listen").arg(self.args.listen.to_string());
         command.arg("--router").arg(self.args.router.to_string());
+        if let Some(address) = self.args.router_tls {
+            command.arg("--router-tls").arg(address.to_string());
+        }
         command.arg("--domain").arg(&self.args.domain);
         command.arg("--owner").arg(&self.args.owner);
         command.env_remove(REEXECUTED);
@@ -308,7 +321,9 @@ impl Supervisor {
         reap();
         let mut command = self.own_command("server");
         command.env(REEXECUTED, "1");
-        let descriptors: [&dyn AsFd; 3] = [&self.sockets.api, &self.sockets.router, &self.folder.lock];
+        let mut descriptors: Vec<&dyn AsFd> =
+            vec![&self.sockets.api, &self.sockets.router, &self.folder.lock];
+        descriptors.extend(self.sockets.router_tls.as_ref().map(|listener| listener as &dyn AsFd));
         match spawn::inherit(&mut command, &descriptors) {
             Ok(()) => system("execute myself anew")(command.exec()),
             Err(error) => system("hand my sockets on")(error),

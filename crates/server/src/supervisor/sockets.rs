@@ -1,19 +1,21 @@
-//! The two listening sockets: bound once, or taken over from whoever has them.
+//! The listening sockets: bound once, or taken over from whoever has them.
 
 use super::error::SupervisorError;
 use crate::args::NodeArgs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// Both listening sockets of a node.
+/// The listening sockets of a node.
 #[derive(Debug)]
 pub struct Sockets {
     pub api: TcpListener,
     pub router: TcpListener,
+    /// The router's second one, for https.
+    pub router_tls: Option<TcpListener>,
 }
 
 impl Sockets {
-    /// Binds both.
+    /// Binds all.
     ///
     /// # Errors
     /// Names the address, and the option that chooses another.
@@ -21,6 +23,10 @@ impl Sockets {
         Ok(Self {
             api: listen(args.listen, "the API and git", "--listen")?,
             router: listen(args.router, "the router", "--router")?,
+            router_tls: args
+                .router_tls
+                .map(|address| listen(address, "the router's https", "--router-tls"))
+                .transpose()?,
         })
     }
 
@@ -31,7 +37,12 @@ impl Sockets {
                 have.ip() == wanted.ip() && (wanted.port() == 0 || have.port() == wanted.port())
             })
         };
-        same(&self.api, args.listen) && same(&self.router, args.router)
+        let same_tls = match (&self.router_tls, args.router_tls) {
+            (Some(listener), Some(wanted)) => same(listener, wanted),
+            (None, None) => true,
+            _ => false,
+        };
+        same(&self.api, args.listen) && same(&self.router, args.router) && same_tls
     }
 }
 
@@ -49,6 +60,10 @@ fn listen(
 
 /// The sockets from a router that outlived its supervisor.
 pub fn take_back(router_socket: &std::path::Path) -> Option<Sockets> {
-    let (router, api) = ferroku_router::handback::take_listeners(router_socket).ok()?;
-    Some(Sockets { api: api.into(), router: router.into() })
+    let taken = ferroku_router::handback::take_listeners(router_socket).ok()?;
+    Some(Sockets {
+        api: taken.api.into(),
+        router: taken.router.into(),
+        router_tls: taken.router_tls.map(TcpListener::from),
+    })
 }
