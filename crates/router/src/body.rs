@@ -144,6 +144,7 @@ impl ResponseBody {
         let uploaded = self.upload.as_ref().is_none_or(|upload| upload.is_complete());
         if let (Some(sender), Some(in_flight)) = (self.sender.take(), &self.exchange.in_flight)
             && uploaded
+            && matches!(sender, Sender::Http1(_))
         {
             in_flight.0.put_idle(self.exchange.client.worker, IdleConnection::new(sender));
         }

@@ -114,6 +114,22 @@ impl ClientHeaders {
     }
 }
 
+/// Whether the client takes trailers (RFC 9110, section 10.1.4).
+pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(|value| has_token(value.as_bytes(), b"trailers"))
+}
+
+/// Makes rewritten headers fit for a dyno that speaks HTTP/2: nothing about the connection (RFC 9113, section
+/// 8.2.2), the host in the target; gRPC wants to be told that trailers are taken.
+pub fn fit_http2(headers: &mut HeaderMap, accepts_trailers: bool) {
+    headers.remove(header::HOST);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONNECTION);
+    if accepts_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
 /// Rewrites the headers of a dyno's response for the client. `upgraded` keeps the switch to another protocol.
 pub fn rewrite_response(headers: &mut HeaderMap, upgraded: bool) {
     let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };

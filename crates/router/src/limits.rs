@@ -28,6 +28,11 @@ pub const HTTP2_HEADER_LIST_BYTES: u32 = 256 * 1024;
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// The same for all requests of one connection, in bytes: what a connection can cost the router.
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+/// The same for all responses on one connection to a dyno, in bytes: many clients share it, and a slow one must
+/// not hold up the others.
+pub const HTTP2_DYNO_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// All header fields of one HTTP/2 response, decoded, in bytes: as in HTTP/1.
+pub const HTTP2_RESPONSE_HEADER_LIST_BYTES: u32 = 512 * 1024;
 /// How much of one response waits for the client to take it, in bytes.
 pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Requests at once to one app, for each of its healthy dynos (Heroku: 200; more are H11).

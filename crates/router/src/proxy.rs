@@ -21,7 +21,7 @@ use crate::limits::{COOKIE_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
 use crate::pages;
 use crate::table::App;
 use crate::tunnel;
-use crate::upstream::{self, Sender};
+use crate::upstream::{self, IdleConnection, Protocol, Sender};
 
 /// The request as it goes to a dyno.
 pub struct Outgoing {
@@ -37,17 +37,30 @@ struct Head {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    protocol: Protocol,
 }
 
 impl Outgoing {
     /// Rewrites what the client sent.
     pub fn new(request: Request<Incoming>, host: HeaderValue, exchange: &Exchange) -> Self {
         let upgrade = headers::upgrade_of(&request);
+        // An upgrade is a matter of HTTP/1.1.
+        let protocol =
+            if exchange.app.route.http2 && upgrade.is_none() { Protocol::Http2 } else { Protocol::Http1 };
         let (Parts { method, uri, mut headers, .. }, body) = request.into_parts();
-        let uri = origin_form(uri);
-        headers.insert(header::HOST, host);
+        let accepts_trailers = headers::accepts_trailers(&headers);
         let via = headers::via(exchange.version);
         exchange.client.headers.rewrite_request(&mut headers, upgrade, &exchange.identity, via, now_ms());
+        let uri = match protocol {
+            Protocol::Http1 => {
+                headers.insert(header::HOST, host);
+                origin_form(uri)
+            }
+            Protocol::Http2 => {
+                headers::fit_http2(&mut headers, accepts_trailers);
+                absolute_form(uri, &host)
+            }
+        };
         let (body, upload) = if body.is_end_stream() {
             (RequestBody::Empty, None)
         } else {
@@ -56,7 +69,7 @@ impl Outgoing {
         };
         let safe = method == Method::GET || method == Method::HEAD || method == Method::OPTIONS;
         let repeatable = safe && upload.is_none();
-        Self { head: Head { method, uri, headers }, body, upload, repeatable }
+        Self { head: Head { method, uri, headers, protocol }, body, upload, repeatable }
     }
 }
 
@@ -66,7 +79,10 @@ impl Head {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
-        *request.version_mut() = Version::HTTP_11;
+        *request.version_mut() = match self.protocol {
+            Protocol::Http1 => Version::HTTP_11,
+            Protocol::Http2 => Version::HTTP_2,
+        };
         request
     }
 }
@@ -78,6 +94,17 @@ fn origin_form(uri: Uri) -> Uri {
     uri.path_and_query().map_or_else(|| Uri::from_static("/"), |target| Uri::from(target.clone()))
 }
 
+/// HTTP/2 takes `:scheme` and `:authority` from it.
+fn absolute_form(uri: Uri, host: &HeaderValue) -> Uri {
+    let target = origin_form(uri);
+    let absolute = Uri::builder()
+        .scheme("http")
+        .authority(host.as_bytes())
+        .path_and_query(target.path_and_query().map_or("/", |target| target.as_str()));
+    // A host that is none was refused before.
+    absolute.build().unwrap_or(target)
+}
+
 /// Chooses dynos and sends the request until one has it, then waits for the answer.
 pub async fn forward(
     mut exchange: Box<Exchange>,
@@ -85,6 +112,7 @@ pub async fn forward(
     upgrade: Option<OnUpgrade>,
 ) -> Response<ProxyBody> {
     let Outgoing { head, body, upload, repeatable } = outgoing;
+    let protocol = head.protocol;
     let mut request = head.with(body);
     let mut tried = Tried::new(exchange.arrived);
     let mut fresh_only = false;
@@ -92,7 +120,7 @@ pub async fn forward(
         if let Err(failure) = enter(&mut exchange, &mut tried).await {
             return fail(exchange, failure);
         }
-        let (sender, reused) = match connection(&mut exchange, repeatable, fresh_only).await {
+        let (sender, reused) = match connection(&mut exchange, protocol, repeatable, fresh_only).await {
             Ok(connection) => connection,
             Err(failure) => {
                 tried.failed(&mut exchange, failure);
@@ -103,6 +131,7 @@ pub async fn forward(
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
+            protocol,
         });
         match send(&mut exchange, sender, request, upload.as_deref()).await {
             Sent::Answered(response, sender) => return pass_on(exchange, response, sender, upload, upgrade),
@@ -181,13 +210,23 @@ fn refresh(exchange: &mut Exchange) -> Result<(), Failure> {
 /// A connection to the chosen dyno, and whether it was used before.
 async fn connection(
     exchange: &mut Exchange,
+    protocol: Protocol,
     repeatable: bool,
     fresh_only: bool,
 ) -> Result<(Sender, bool), Failure> {
     let in_flight = exchange.in_flight.as_ref().ok_or(Failure::Platform)?;
     let timeouts = &exchange.shared.timeouts;
     let limit = if repeatable { timeouts.dyno_keep_alive } else { REUSE_UNSAFE_WITHIN };
-    if !fresh_only {
+    if protocol == Protocol::Http2 {
+        // Whether it is still alive is known at once: the dyno says GOAWAY or closes it, and what it had not taken
+        // comes back.
+        if !fresh_only
+            && let Some(sender) = in_flight.0.share(exchange.client.worker, timeouts.dyno_keep_alive)
+        {
+            exchange.connect_ms = Some(0);
+            return Ok((sender, true));
+        }
+    } else if !fresh_only {
         while let Some(idle) = in_flight.0.take_idle(exchange.client.worker) {
             if idle.is_usable(limit)
                 && let Some(sender) = idle.ready().await
@@ -198,7 +237,11 @@ async fn connection(
         }
     }
     let started = Instant::now();
-    let sender = upstream::connect(in_flight.0.address, timeouts.connect).await?;
+    let mut sender = upstream::connect(in_flight.0.address, protocol, timeouts.connect).await?;
+    if protocol == Protocol::Http2 {
+        let shared = in_flight.0.put_shared(exchange.client.worker, IdleConnection::new(sender));
+        sender = shared.ok_or(Failure::Platform)?;
+    }
     exchange.connect_ms = Some(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     Ok((sender, false))
 }
@@ -219,16 +262,18 @@ async fn send(
 ) -> Sent {
     let dispatched = Instant::now();
     exchange.dispatched = Some(dispatched);
-    let mut response = std::pin::pin!(sender.try_send_request(request));
     let timeouts = &exchange.shared.timeouts;
     let mut deadline = dispatched + timeouts.first_byte;
-    let result = loop {
-        match tokio::time::timeout_at(deadline.into(), response.as_mut()).await {
-            Ok(result) => break result,
-            Err(_) => match next_deadline(upload, timeouts.first_byte, timeouts.idle) {
-                Ok(later) => deadline = later,
-                Err(failure) => return Sent::Failed(failure),
-            },
+    let result = {
+        let mut response = std::pin::pin!(sender.send(request));
+        loop {
+            match tokio::time::timeout_at(deadline.into(), response.as_mut()).await {
+                Ok(result) => break result,
+                Err(_) => match next_deadline(upload, timeouts.first_byte, timeouts.idle) {
+                    Ok(later) => deadline = later,
+                    Err(failure) => return Sent::Failed(failure),
+                },
+            }
         }
     };
     match result {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::limits::IDLE_CONNECTIONS_PER_DYNO;
 use crate::tls::{Certificates, Keyring};
-use crate::upstream::IdleConnection;
+use crate::upstream::{IdleConnection, Sender};
 
 /// Longest host name, in bytes (RFC 1035 section 2.3.4).
 const HOST_LIMIT_BYTES: usize = 255;
@@ -56,6 +56,8 @@ pub struct Target {
     started: Instant,
     /// One slot a worker, so that the lock is never contended on the way of a request.
     idle: Box<[Mutex<Vec<IdleConnection>>]>,
+    /// The connections of HTTP/2, one a worker.
+    shared: Box<[Mutex<Option<IdleConnection>>]>,
     emptied: mpsc::UnboundedSender<DynoId>,
 }
 
@@ -141,6 +143,9 @@ impl Target {
         for slot in &self.idle {
             slot.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+        for slot in &self.shared {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     /// Keeps requests away for `duration`.
@@ -167,12 +172,33 @@ impl Target {
         }
     }
 
+    /// This worker's connection of HTTP/2, if it is open.
+    pub fn share(&self, worker: usize, limit: Duration) -> Option<Sender> {
+        let mut slot = self.shared[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = slot.as_mut().filter(|connection| connection.is_usable(limit))?;
+        connection.share()
+    }
+
+    /// Keeps a connection of HTTP/2 for the requests to come, unless the target is retired.
+    pub fn put_shared(&self, worker: usize, mut connection: IdleConnection) -> Option<Sender> {
+        let sender = connection.share();
+        let mut slot = self.shared[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_retired() {
+            *slot = Some(connection);
+        }
+        sender
+    }
+
     /// Closes connections that were idle for longer than `limit`, or that the dyno has closed.
     pub fn sweep(&self, limit: Duration) {
         for slot in &self.idle {
             slot.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .retain(|connection| connection.is_usable(limit));
+        }
+        for slot in &self.shared {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.take_if(|connection| !connection.is_usable(limit));
         }
     }
 }
@@ -252,6 +278,7 @@ impl Compiler {
             quarantined_until_ms: AtomicU64::new(0),
             started: Instant::now(),
             idle: (0..self.workers).map(|_| Mutex::new(Vec::new())).collect(),
+            shared: (0..self.workers).map(|_| Mutex::new(None)).collect(),
             emptied: self.emptied.clone(),
         })
     }
