@@ -16,6 +16,7 @@ pub mod classic;
 pub mod command;
 pub mod compiler;
 pub mod context;
+mod delete;
 pub mod error;
 pub mod output;
 pub mod procfile_only;

@@ -2,6 +2,7 @@
 //!
 //! Patterns as in `.gitignore`; what matches is deleted before any buildpack sees it. `.git` is deleted always.
 
+use crate::delete::delete;
 use crate::error::BuildError;
 use crate::spare;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -18,7 +19,7 @@ const MAX_SLUGIGNORE_BYTES: u64 = 1024 * 1024;
 /// # Errors
 /// A pattern cannot be read, or a file cannot be deleted.
 pub fn apply(directory: &Path) -> Result<Option<usize>, BuildError> {
-    remove(&directory.join(".git"))?;
+    delete(&directory.join(".git"))?;
     let path = directory.join(".slugignore");
     match fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_SLUGIGNORE_BYTES => {}
@@ -53,7 +54,7 @@ pub fn apply(directory: &Path) -> Result<Option<usize>, BuildError> {
         } else {
             deleted += 1;
         }
-        remove(entry.path())?;
+        delete(entry.path())?;
     }
     Ok(Some(deleted))
 }
@@ -66,18 +67,6 @@ fn matcher(directory: &Path, text: &str) -> Result<Gitignore, BuildError> {
             .map_err(|error| BuildError::Slugignore { line: index + 1, reason: error.to_string() })?;
     }
     builder.build().map_err(|error| BuildError::Slugignore { line: 0, reason: error.to_string() })
-}
-
-fn remove(path: &Path) -> Result<(), BuildError> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BuildError::io("delete", path, error)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ async fn a_dyno_has_no_privileges_and_a_read_only_system() {
              unshare -U true; unshare -n true; mount -t tmpfs x /tmp; \
              python3 -c 'import socket; socket.socket(socket.AF_ALG)' 2>&1 | tail -1; \
              python3 -c 'import ctypes; l=ctypes.CDLL(None,use_errno=True); l.syscall(250,0,0,0,0,0); print(\"keyctl\", ctypes.get_errno())'; \
-             ls /home /root /var/lib /mnt 2>&1; cat /proc/1/environ | tr '\\0' ' '; echo; pwd; hostname; \
+             ls /home /root /var/lib /mnt 2>&1; cat /proc/1/environ 2>&1 | tr '\\0' ' '; echo; pwd; hostname; \
              ls /proc | grep -c '^[0-9]'; ls -d /dev/*; dmesg 2>&1; cat /etc/shadow 2>&1; ls /sys/class/net | xargs",
         )
         .await;
@@ -104,7 +104,7 @@ async fn a_dyno_has_no_privileges_and_a_read_only_system() {
     assert_eq!(text.matches("unshare: unshare failed: Operation not permitted").count(), 2);
     assert!(text.contains("Address family not supported"));
     assert!(text.contains("keyctl 1\n"));
-    assert!(text.contains("PATH=/usr/local/bin:/usr/bin:/bin"), "nothing but PATH is in pid 1's environment");
+    assert!(text.contains("/proc/1/environ: Permission denied"), "nobody looks into pid 1");
     assert!(text.contains("\n/app\nweb-1\n"));
     assert!(text.contains("/etc/shadow: No such file"));
     assert!(text.contains("eth0 lo"), "the devices of its own network only");

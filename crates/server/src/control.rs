@@ -24,7 +24,7 @@ use anyhow::Context;
 use ferroku_core::DynoId;
 use ferroku_logplex::Logplex;
 use ferroku_runtime::{Driver, SandboxConfig, SandboxDriver, spawn};
-use ferroku_store::Store;
+use ferroku_store::{Store, apps};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -168,6 +168,9 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
 
 /// Adopts what lives and starts every loop.
 async fn start(node: &Arc<Node>) -> anyhow::Result<()> {
+    let apps = apps::list(&node.store).await.context("cannot list the apps")?;
+    let apps = apps.into_iter().map(|app| app.id).collect();
+    node.logplex.remove_all_but(&apps).await.context("cannot remove the logs of apps that are gone")?;
     node.dynos.start().await.context("cannot take over the dynos")?;
     node.spawn_tasks();
     node.builds.start(node).await.context("cannot start the build service")

@@ -289,20 +289,9 @@ pub async fn request_restart(
     selector: &Selector<'_>,
     now: Millis,
 ) -> Result<u64> {
-    dyno_crashes::forget(tx, app_id, selector).await?;
-    let (sql, name) = match selector {
-        Selector::One(id) => (
-            "UPDATE dyno SET restart_requested_at = COALESCE(restart_requested_at, $1) \
-             WHERE app_id = $2 AND id = $3 AND retired_at IS NULL",
-            id.to_string(),
-        ),
-        Selector::Type(process_type) => (
-            "UPDATE dyno SET restart_requested_at = COALESCE(restart_requested_at, $1) \
-             WHERE app_id = $2 AND process_type = $3 AND retired_at IS NULL",
-            (*process_type).to_owned(),
-        ),
-    };
-    ask(tx, sql, app_id, name, now).await
+    let sql = "UPDATE dyno SET restart_requested_at = COALESCE(restart_requested_at, $1) \
+               WHERE app_id = $2 AND (id = $3 OR process_type = $4) AND retired_at IS NULL";
+    ask(tx, sql, app_id, selector, now).await
 }
 
 /// Asks for a stop of the dynos named. Gives how many there were.
@@ -315,33 +304,29 @@ pub async fn request_stop(
     selector: &Selector<'_>,
     now: Millis,
 ) -> Result<u64> {
-    dyno_crashes::forget(tx, app_id, selector).await?;
-    let (sql, name) = match selector {
-        Selector::One(id) => (
-            "UPDATE dyno SET stop_requested_at = COALESCE(stop_requested_at, $1) \
-             WHERE app_id = $2 AND id = $3 AND ended_at IS NULL",
-            id.to_string(),
-        ),
-        Selector::Type(process_type) => (
-            "UPDATE dyno SET stop_requested_at = COALESCE(stop_requested_at, $1) \
-             WHERE app_id = $2 AND process_type = $3 AND ended_at IS NULL",
-            (*process_type).to_owned(),
-        ),
-    };
-    ask(tx, sql, app_id, name, now).await
+    let sql = "UPDATE dyno SET stop_requested_at = COALESCE(stop_requested_at, $1) \
+               WHERE app_id = $2 AND (id = $3 OR process_type = $4) AND ended_at IS NULL";
+    ask(tx, sql, app_id, selector, now).await
 }
 
+/// Asks for something of the living dynos that are named; what is remembered of their crashes is forgotten.
 async fn ask(
     tx: &mut Connection,
     sql: &'static str,
     app_id: AppId,
-    name: String,
+    selector: &Selector<'_>,
     now: Millis,
 ) -> Result<u64> {
+    dyno_crashes::forget(tx, app_id, selector).await?;
+    let (id, process_type) = match selector {
+        Selector::One(id) => (Some(id.to_string()), None),
+        Selector::Type(process_type) => (None, Some((*process_type).to_owned())),
+    };
     let done = sqlx::query(sql)
         .bind(now)
         .bind(app_id.to_string())
-        .bind(name)
+        .bind(id)
+        .bind(process_type)
         .execute(tx)
         .await
         .map_err(|source| StoreError::Query { action: "ask for a restart or stop of dynos", source })?;

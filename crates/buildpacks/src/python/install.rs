@@ -9,6 +9,7 @@ use super::uv::Uv;
 use super::{ENVIRONMENT, requirements};
 use crate::command::{self, command};
 use crate::context::{APP_DIR, BuildContext};
+use crate::delete::delete;
 use crate::error::BuildError;
 use crate::spare;
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ struct Installed {
 /// The packages cannot be installed.
 pub fn install(context: &BuildContext, stack: &Runtime, runtime: &Runtime) -> Result<(), BuildError> {
     let environment = context.file(ENVIRONMENT);
-    remove(&environment)?;
+    delete(&environment)?;
     let wanted = requirements::fingerprint(context.build_dir()).map(|requirements| Installed {
         layout: LAYOUT,
         stack: context.plan.stack.clone(),
@@ -70,9 +71,9 @@ pub fn install(context: &BuildContext, stack: &Runtime, runtime: &Runtime) -> Re
 pub fn finish(context: &BuildContext, runtime: &Runtime, changed_later: bool) -> Result<(), BuildError> {
     let environment = context.file(ENVIRONMENT);
     // uv's own lock, writable by everybody.
-    remove(&environment.join(".lock"))?;
+    delete(&environment.join(".lock"))?;
     if changed_later {
-        remove(&environment.join(spare::MARKER))?;
+        delete(&environment.join(spare::MARKER))?;
     }
     if runtime.copy_from.is_some() {
         set_home(&environment, &Path::new(APP_DIR).join(ENVIRONMENT).join(RUNTIME).join("bin"))?;
@@ -142,7 +143,7 @@ fn create(context: &BuildContext, uv: &Uv, runtime: &Runtime, environment: &Path
     let link = environment.join("bin/python");
     let relative =
         Path::new("..").join(RUNTIME).join("bin").join(format!("python{}", runtime.version.series()));
-    remove(&link)?;
+    delete(&link)?;
     std::os::unix::fs::symlink(relative, &link).map_err(|error| BuildError::io("link", &link, error))?;
     set_home(environment, &target.join("bin"))
 }
@@ -224,16 +225,4 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), BuildError> {
         copied.map_err(|error| BuildError::io("copy Python to", &target, error))?;
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), BuildError> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BuildError::io("delete", path, error)),
-        _ => Ok(()),
-    }
 }

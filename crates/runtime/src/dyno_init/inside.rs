@@ -53,6 +53,9 @@ pub fn run() -> Result<u8, Failure> {
     // Only now is `supervise` the parent: `create` had ended before it sent.
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // The command runs as the same user: it must not attach to us and outlive what we reap. Its own exec undoes this.
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     let terminal = match order.terminal {
         Some(size) => Some(open_terminal(&channel, size)?),
         None => None,
