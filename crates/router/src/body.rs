@@ -178,6 +178,7 @@ pub struct Upload {
     started: Instant,
     /// Of the last byte, in microseconds since `started`.
     progress_us: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Upload {
@@ -186,12 +187,18 @@ impl Upload {
             state: AtomicU8::new(WAITING_FOR_CLIENT),
             started: Instant::now(),
             progress_us: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         })
     }
 
     /// How long nothing was uploaded.
     pub fn idle(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_micros(self.progress_us.load(Ordering::Relaxed)))
+    }
+
+    /// How much has come of it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub fn is_complete(&self) -> bool {
@@ -234,6 +241,9 @@ impl Body for RequestBody {
                 Poll::Pending
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    upload.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
                 upload.progress(if body.is_end_stream() { COMPLETE } else { WAITING_FOR_DYNO });
                 Poll::Ready(Some(Ok(frame)))
             }

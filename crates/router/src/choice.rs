@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferroku_core::DynoId;
+
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::limits::{CONNECT_ATTEMPTS, REQUESTS_PER_DYNO};
@@ -19,9 +21,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
     Passed,
-    /// No dyno is up yet: wait for the next table.
-    Held,
+    /// No dyno is to be asked yet: wait for the next table.
+    Held(Hold),
     Refused(Failure),
+}
+
+/// Why a request waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    Boot,
+    /// As while booting, and control is told.
+    Sleep,
+    Pause,
 }
 
 /// Decides by the app's state alone.
@@ -31,14 +42,36 @@ pub fn admit(app: &App) -> Admission {
         Admission::Refused(Failure::Maintenance)
     } else if route.blank {
         Admission::Refused(Failure::BlankApp)
+    } else if route.paused {
+        Admission::Held(Hold::Pause)
     } else if !app.targets.is_empty() {
         Admission::Passed
+    } else if route.asleep {
+        Admission::Held(Hold::Sleep)
     } else if route.web_quantity == 0 {
         Admission::Refused(Failure::NoWebProcesses)
     } else if route.crashed && !route.booting {
         Admission::Refused(Failure::AppCrashed)
     } else {
-        Admission::Held
+        Admission::Held(Hold::Boot)
+    }
+}
+
+/// Most requests that may wait for this app.
+pub fn waiting_limit(app: &App) -> usize {
+    let dynos = app.targets.len().max(app.route.web_quantity as usize).max(1);
+    app.route.max_requests.map_or(REQUESTS_PER_DYNO * dynos, |limit| limit as usize)
+}
+
+/// Whether the app has as many requests at once as it may have.
+fn is_full(app: &App, chosen: &Target) -> bool {
+    match app.route.max_requests {
+        Some(limit) => app.in_flight() >= limit as usize,
+        // The sum is looked at only when the dyno that was chosen has its share.
+        None => {
+            chosen.in_flight() >= REQUESTS_PER_DYNO
+                && app.in_flight() >= REQUESTS_PER_DYNO * app.targets.len()
+        }
     }
 }
 
@@ -65,14 +98,15 @@ impl Tried {
         Self { arrived, targets: Vec::new(), last: None, pause: FIRST_PAUSE }
     }
 
-    /// Chooses at random among the targets that were not tried and are not quarantined.
+    /// Chooses at random among the targets that were not tried and are not quarantined; `wanted` before others.
     ///
     /// # Errors
     /// Why no target can be asked, now or later.
-    pub fn choose(&mut self, app: &App) -> Result<Choice, Failure> {
+    pub fn choose(&mut self, app: &App, wanted: Option<DynoId>) -> Result<Choice, Failure> {
         let targets = &app.targets;
-        let first = &targets[random::below(targets.len())];
-        if first.in_flight() >= REQUESTS_PER_DYNO && app.in_flight() >= REQUESTS_PER_DYNO * targets.len() {
+        let pinned = wanted.and_then(|wanted| targets.iter().find(|target| target.dyno_id == wanted));
+        let first = pinned.unwrap_or_else(|| &targets[random::below(targets.len())]);
+        if is_full(app, first) {
             return Err(Failure::BacklogTooDeep);
         }
         if self.targets.is_empty() && !first.is_quarantined() {

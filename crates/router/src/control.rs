@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferroku_core::DynoId;
-use ferroku_core::protocol::router::{Drained, FromRouter, RouteTable, TableApplied, ToRouter};
+use ferroku_core::protocol::router::{Drained, FromRouter, Probed, RouteTable, TableApplied, ToRouter, Wake};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::disk;
-use crate::limits::{ACKNOWLEDGE_WAIT, REQUEST_RECORDS_PAUSE, SWEEP_INTERVAL};
+use crate::limits::{
+    ACKNOWLEDGE_WAIT, METRICS_INTERVAL, REQUEST_RECORDS_PAUSE, SWEEP_INTERVAL, WAKE_INTERVAL,
+};
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::peer::{Heard, Peer};
+use crate::probe::Probes;
 use crate::shared::{Phase, Shared};
 use crate::table::Compiler;
 
@@ -29,6 +33,10 @@ pub struct Control {
     pub outbox: Outbox,
     pub heard: mpsc::Receiver<Heard>,
     pub emptied: mpsc::UnboundedReceiver<DynoId>,
+    pub metrics: Metrics,
+    pub instance: u64,
+    pub probes: Probes,
+    pub probed: mpsc::UnboundedReceiver<Probed>,
     pub peer: Option<Peer>,
     /// What this peer was told.
     pub reported: HashSet<DynoId>,
@@ -43,10 +51,16 @@ impl Control {
     pub async fn serve(&mut self, stop: &mut mpsc::UnboundedReceiver<()>) {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut report = tokio::time::interval(METRICS_INTERVAL);
+        report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut wake = tokio::time::interval(WAKE_INTERVAL);
+        wake.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = stop.recv() => return,
                 () = step(self) => {}
+                _ = report.tick() => self.report(),
+                _ = wake.tick() => self.wake(),
                 _ = sweep.tick() => {
                     self.sweep();
                     self.outbox.adopt_leftovers();
@@ -83,7 +97,7 @@ impl Control {
 
     /// Sends what the workers recorded last; what is not acknowledged in time stays on disk.
     pub async fn settle(&mut self) {
-        self.outbox.push(self.shared.gather());
+        self.gather();
         let deadline = Instant::now() + ACKNOWLEDGE_WAIT;
         while self.peer.is_some() && !self.outbox.is_empty() {
             tokio::select! {
@@ -110,6 +124,11 @@ impl Control {
                 self.peer = Some(peer);
                 self.reported.clear();
                 self.outbox.start_over();
+                for probed in self.probes.results() {
+                    self.tell(FromRouter::Probed(probed.clone()));
+                }
+                self.wake();
+                self.report();
                 if *self.shared.phase.borrow() >= Phase::Leaving {
                     self.tell(FromRouter::Leaving);
                 }
@@ -134,6 +153,7 @@ impl Control {
             tracing::error!(folder = %self.folder.display(), %error, "the route table cannot be kept on disk");
         }
         self.shared.certificates_have_come();
+        self.probes.follow(&table);
         self.apply(table);
         self.tell(FromRouter::TableApplied(TableApplied { version }));
         for dyno_id in self.compiler.drained() {
@@ -153,6 +173,29 @@ impl Control {
         if let Some(peer) = &self.peer {
             // A peer that is gone is heard of as such.
             let _ = peer.messages.send(message);
+        }
+    }
+
+    /// Takes in what the workers recorded.
+    fn gather(&mut self) {
+        let records = self.shared.gather();
+        self.metrics.count(&records);
+        self.outbox.push(records);
+    }
+
+    fn report(&mut self) {
+        if self.peer.is_some() {
+            let report = self.metrics.report(self.instance, &self.shared);
+            self.tell(FromRouter::Metrics(report));
+        }
+    }
+
+    /// Tells of sleeping apps that requests wait for.
+    fn wake(&self) {
+        let table = self.shared.table.load();
+        let Some(table) = table.as_ref() else { return };
+        for app in table.apps().filter(|app| app.route.asleep && app.state.waiting() > 0) {
+            self.tell(FromRouter::Wake(Wake { app_id: app.id() }));
         }
     }
 
@@ -185,6 +228,12 @@ async fn step(control: &mut Control) {
     tokio::select! {
         Some(heard) = control.heard.recv() => control.hear(heard),
         Some(dyno_id) = control.emptied.recv() => control.report_drained(dyno_id),
+        Some(probed) = control.probed.recv() => {
+            if let Some(probed) = control.probes.take(probed) {
+                control.tell(FromRouter::Probed(probed));
+            }
+        }
+        () = shared.wake_needed.notified() => control.wake(),
         Some(permit) = permit, if has_batches => {
             if let Some(batch) = control.outbox.next_batch() {
                 permit.send(FromRouter::RequestLog(batch));
@@ -195,7 +244,7 @@ async fn step(control: &mut Control) {
         }
         () = tokio::time::sleep_until(gather_at.unwrap_or_else(Instant::now)), if gather_at.is_some() => {
             control.gather_at = None;
-            control.outbox.push(shared.gather());
+            control.gather();
         }
     }
 }

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use ferroku_core::AppId;
+use ferroku_core::{AppId, DynoId};
 use http::{HeaderValue, Method, Uri, Version};
 
+use crate::app_state::OpenRequest;
+use crate::body::Upload;
 use crate::failure::Failure;
 use crate::headers::Identity;
+use crate::metrics::Sample;
 use crate::shared::{Client, Open, Shared};
 use crate::table::{App, InFlight, strip_port};
 
@@ -22,6 +25,7 @@ pub struct PendingRecord {
     pub app_id: AppId,
     pub at_us: i64,
     pub line: String,
+    pub sample: Sample,
 }
 
 /// What a client asks for.
@@ -55,7 +59,11 @@ pub struct Exchange {
     pub bytes: Option<u64>,
     /// The label of the dyno, kept for the log line.
     pub dyno: Option<Arc<crate::table::Target>>,
-    open: Option<Open>,
+    /// The dyno that the client's cookie names, if the app wants that.
+    pub wanted: Option<DynoId>,
+    /// Of the request's body, if it has one.
+    pub upload: Option<Arc<Upload>>,
+    open: Option<(Open, OpenRequest)>,
     finished: bool,
 }
 
@@ -69,6 +77,7 @@ impl Exchange {
         identity: Identity,
         open: Open,
     ) -> Box<Self> {
+        let open_request = app.state.enter();
         let About { method, uri, host, version } = about;
         Box::new(Self {
             shared,
@@ -86,7 +95,9 @@ impl Exchange {
             status: None,
             bytes: None,
             dyno: None,
-            open: Some(open),
+            wanted: None,
+            upload: None,
+            open: Some((open, open_request)),
             finished: false,
         })
     }
@@ -97,31 +108,42 @@ impl Exchange {
             return;
         }
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let status = self.logged_status(failure);
         let record = PendingRecord {
             app_id: self.app.id(),
             at_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX),
-            line: self.line(failure),
+            line: self.line(failure, status),
+            sample: Sample {
+                status: status.unwrap_or(0),
+                code: failure.map_or("", |failure| failure.words().code),
+                took_ms: u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+                bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+                bytes_out: self.bytes.unwrap_or(0),
+            },
         };
         self.shared.record(self.client.worker, record);
         self.in_flight = None;
         self.open = None;
     }
 
-    fn line(&self, failure: Option<Failure>) -> String {
+    fn logged_status(&self, failure: Option<Failure>) -> Option<u16> {
+        match failure {
+            None => self.status,
+            // A forced close has no status at all; an answer that has begun keeps its own.
+            Some(Failure::ForcedClose) => None,
+            Some(failure @ (Failure::ServerInterrupted | Failure::IdleConnection)) => {
+                self.status.or(Some(failure.words().status))
+            }
+            Some(failure) => Some(failure.words().status),
+        }
+    }
+
+    fn line(&self, failure: Option<Failure>, status: Option<u16>) -> String {
         let mut line = String::with_capacity(256);
-        let mut status = self.status;
         match failure {
             None => line.push_str("at=info"),
             Some(failure) => {
                 let words = failure.words();
-                // A forced close has no status at all; an answer that has begun keeps its own.
-                status = match failure {
-                    Failure::ForcedClose => None,
-                    Failure::ServerInterrupted | Failure::IdleConnection => {
-                        self.status.or(Some(words.status))
-                    }
-                    _ => Some(words.status),
-                };
                 let _ = write!(
                     line,
                     "{}at={} code={} desc=\"{}\"",

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
-use crate::limits::HEADER_LINE_LIMIT_BYTES;
+use crate::limits::{HEADER_LINE_LIMIT_BYTES, HEADER_NAME_LIMIT_BYTES};
 
 /// Our name in `Via`, on requests and responses.
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 ferroku-router");
@@ -190,7 +190,10 @@ pub fn via(version: Version) -> HeaderValue {
 
 /// Whether a header line is longer than Heroku's router takes.
 pub fn has_oversized_line(headers: &HeaderMap) -> bool {
-    headers.iter().any(|(name, value)| name.as_str().len() + 2 + value.len() > HEADER_LINE_LIMIT_BYTES)
+    headers.iter().any(|(name, value)| {
+        name.as_str().len() > HEADER_NAME_LIMIT_BYTES
+            || name.as_str().len() + 2 + value.len() > HEADER_LINE_LIMIT_BYTES
+    })
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
+use crate::affinity;
 use crate::body::ProxyBody;
 use crate::exchange::{About, Exchange};
 use crate::failure::Failure;
@@ -82,7 +83,7 @@ async fn answer(
         host: host.clone(),
         version: request.version(),
     };
-    let exchange = Exchange::new(shared.clone(), client.clone(), app, about, identity, open);
+    let mut exchange = Exchange::new(shared.clone(), client.clone(), app, about, identity, open);
     if misdirected {
         return proxy::fail(exchange, Failure::CertificateMismatch);
     }
@@ -97,8 +98,11 @@ async fn answer(
     {
         return proxy::fail(exchange, Failure::UnsupportedExpect);
     }
+    if exchange.app.route.session_affinity {
+        exchange.wanted = affinity::wanted(request.headers());
+    }
     let upgrade = headers::upgrade_of(&request).map(|_| hyper::upgrade::on(&mut request));
-    let outgoing = Outgoing::new(request, host, &exchange);
+    let outgoing = Outgoing::new(request, host, &mut exchange);
     proxy::forward(exchange, outgoing, upgrade).await
 }
 

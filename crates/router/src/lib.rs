@@ -15,6 +15,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod addresses;
+mod affinity;
+mod app_state;
 mod body;
 mod choice;
 mod client_io;
@@ -27,9 +29,11 @@ pub mod handback;
 mod headers;
 mod intake;
 pub mod limits;
+mod metrics;
 mod outbox;
 mod pages;
 mod peer;
+mod probe;
 mod proxy;
 mod random;
 mod shared;
@@ -59,8 +63,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::Control;
 use crate::handback::Listeners;
 use crate::limits::{ConnectionLimits, Timeouts};
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::peer::Host;
+use crate::probe::Probes;
 use crate::shared::Shared;
 use crate::table::Compiler;
 use crate::worker::Door;
@@ -133,6 +139,7 @@ impl Router {
         let shared = Shared::new(config.timeouts.clone(), &config.connection_limits, workers, https_port)
             .map_err(RouterError::Tls)?;
         let (emptied, emptied_queue) = mpsc::unbounded_channel();
+        let (probed, probed_queue) = mpsc::unbounded_channel();
         let instance = now_us();
         let last_table = disk::last_table(&config.state_folder);
         let runtime = runtime().map_err(RouterError::Thread)?;
@@ -151,6 +158,10 @@ impl Router {
             folder: config.state_folder,
             heard: heard_queue,
             emptied: emptied_queue,
+            metrics: Metrics::default(),
+            instance,
+            probes: Probes::new(probed),
+            probed: probed_queue,
             peer: None,
             reported: HashSet::new(),
             gather_at: None,

@@ -59,6 +59,20 @@ pub const REQUEST_RECORDS_PER_FRAME: usize = 512;
 pub const REQUEST_RECORDS_PAUSE: Duration = Duration::from_millis(10);
 /// How long a leaving router waits for control to acknowledge the last records before it leaves them on disk.
 pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(2);
+/// Between two probes of a dyno that is being added: what a deploy may wait longer than it must.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// For one probe, connection and answer.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two reports of what was counted.
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+/// Control is told again that requests wait for a sleeping app after this, in case the first word was lost.
+pub const WAKE_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest request method, in bytes (Heroku's HTTP limits: 127 characters).
+pub const METHOD_LIMIT_BYTES: usize = 127;
+/// Longest header name, in bytes (Heroku's HTTP limits).
+pub const HEADER_NAME_LIMIT_BYTES: usize = 1000;
+/// Headers of one request (Heroku's HTTP limits).
+pub const HEADERS_LIMIT: usize = 1000;
 /// Between two rounds of closing what has been idle for too long and of looking for records left on disk.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a new peer on the router's socket may take to say hello.
@@ -81,6 +95,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A request waits this long for a booting app (Heroku: 75 s, then H20).
     pub boot: Duration,
+    /// A request waits this long for an app that is paused, then H20.
+    pub pause: Duration,
     /// Idle connections to dynos are closed after this (Heroku: 90 s).
     pub dyno_keep_alive: Duration,
     /// A client's connection without a whole request head is closed after this (Heroku: about 60 s).
@@ -116,6 +132,7 @@ impl Default for Timeouts {
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(55),
             boot: Duration::from_secs(75),
+            pause: Duration::from_secs(30),
             dyno_keep_alive: Duration::from_secs(90),
             client_keep_alive: Duration::from_secs(60),
             leave_idle: Duration::from_secs(1),

@@ -49,7 +49,7 @@ impl Outbox {
     /// Takes in what the workers recorded.
     pub fn push(&mut self, records: Vec<PendingRecord>) {
         let queue = &mut self.queues[0];
-        for PendingRecord { app_id, at_us, line } in records {
+        for PendingRecord { app_id, at_us, line, .. } in records {
             self.next_sequence += 1;
             queue.bytes += line.capacity() + RECORD_OVERHEAD_BYTES;
             queue.records.push_back(RequestRecord { sequence: self.next_sequence, app_id, at_us, line });
@@ -157,7 +157,12 @@ mod tests {
     use super::*;
 
     fn pending(line: &str) -> PendingRecord {
-        PendingRecord { app_id: AppId(Uuid::nil()), at_us: 1, line: line.into() }
+        PendingRecord {
+            app_id: AppId(Uuid::nil()),
+            at_us: 1,
+            line: line.into(),
+            sample: crate::metrics::Sample::default(),
+        }
     }
 
     fn lines(log: Option<RequestLog>) -> Vec<String> {

@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
+use crate::affinity;
 use crate::body::{ProxyBody, RequestBody, ResponseBody, Upload};
-use crate::choice::{Admission, Choice, Tried};
+use crate::choice::{Admission, Choice, Hold, Tried, waiting_limit};
 use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::headers;
@@ -42,7 +43,7 @@ struct Head {
 
 impl Outgoing {
     /// Rewrites what the client sent.
-    pub fn new(request: Request<Incoming>, host: HeaderValue, exchange: &Exchange) -> Self {
+    pub fn new(request: Request<Incoming>, host: HeaderValue, exchange: &mut Exchange) -> Self {
         let upgrade = headers::upgrade_of(&request);
         // An upgrade is a matter of HTTP/1.1.
         let protocol =
@@ -67,6 +68,7 @@ impl Outgoing {
             let upload = Upload::new();
             (RequestBody::Streaming(body, upload.clone()), Some(upload))
         };
+        exchange.upload = upload.clone();
         let safe = method == Method::GET || method == Method::HEAD || method == Method::OPTIONS;
         let repeatable = safe && upload.is_none();
         Self { head: Head { method, uri, headers, protocol }, body, upload, repeatable }
@@ -154,14 +156,13 @@ async fn enter(exchange: &mut Exchange, tried: &mut Tried) -> Result<(), Failure
     loop {
         match crate::choice::admit(&exchange.app) {
             Admission::Refused(failure) => return Err(failure),
-            Admission::Held => {
-                let deadline = exchange.arrived + exchange.shared.timeouts.boot;
-                wait_for_next_table(exchange, deadline).await?;
+            Admission::Held(hold) => {
+                wait(exchange, hold).await?;
                 continue;
             }
             Admission::Passed => {}
         }
-        match tried.choose(&exchange.app)? {
+        match tried.choose(&exchange.app, exchange.wanted)? {
             Choice::Target(target) => {
                 if let Some(in_flight) = target.enter() {
                     exchange.dyno = Some(target);
@@ -181,6 +182,21 @@ async fn enter(exchange: &mut Exchange, tried: &mut Tried) -> Result<(), Failure
             }
         }
     }
+}
+
+/// Waits for a table that may let the request pass.
+async fn wait(exchange: &mut Exchange, hold: Hold) -> Result<(), Failure> {
+    let timeouts = &exchange.shared.timeouts;
+    let limit = if hold == Hold::Pause { timeouts.pause } else { timeouts.boot };
+    let deadline = exchange.arrived + limit;
+    let Some(_waiting) = exchange.app.state.wait(waiting_limit(&exchange.app)) else {
+        return Err(Failure::BacklogTooDeep);
+    };
+    // Control is told by the first that waits; the main task repeats it as long as one does.
+    if hold == Hold::Sleep && exchange.app.state.waiting() == 1 {
+        exchange.shared.wake_needed.notify_one();
+    }
+    wait_for_next_table(exchange, deadline).await
 }
 
 async fn wait_for_next_table(exchange: &mut Exchange, deadline: Instant) -> Result<(), Failure> {
@@ -319,6 +335,12 @@ fn pass_on(
         return fail(exchange, Failure::OversizedCookie);
     }
     exchange.status = Some(status.as_u16());
+    if exchange.app.route.session_affinity
+        && let Some(dyno) = &exchange.dyno
+        && exchange.wanted != Some(dyno.dyno_id)
+    {
+        response.headers_mut().append(header::SET_COOKIE, affinity::pin(dyno.dyno_id));
+    }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = upgrade else { return fail(exchange, Failure::PoorlyFormattedResponse) };
         let dyno = hyper::upgrade::on(&mut response);

@@ -51,6 +51,8 @@ pub struct Shared {
     pub workers: Vec<Worker>,
     /// Where clients reach TLS.
     pub https_port: u16,
+    /// Says that a request waits for a sleeping app.
+    pub wake_needed: Notify,
     /// Says that a worker has records; taken back when they are gathered.
     pub records_ready: Notify,
     records_flag: AtomicBool,
@@ -61,6 +63,8 @@ pub struct Shared {
 pub struct Worker {
     records: Mutex<Vec<PendingRecord>>,
     pub connections: AtomicUsize,
+    /// Connections since the start.
+    pub accepted: AtomicU64,
 }
 
 /// One client connection.
@@ -148,6 +152,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             workers: (0..workers).map(|_| Worker::default()).collect(),
             https_port,
+            wake_needed: Notify::new(),
             records_ready: Notify::new(),
             records_flag: AtomicBool::new(false),
         }))
@@ -192,5 +197,10 @@ impl Shared {
     /// Client connections of all workers.
     pub fn connections(&self) -> usize {
         self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Client connections since the start.
+    pub fn accepted(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.accepted.load(Ordering::Relaxed)).sum()
     }
 }

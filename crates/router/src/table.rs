@@ -17,6 +17,7 @@ use ferroku_core::protocol::router::{RouteApp, RouteTable, TargetState};
 use ferroku_core::{AppId, DynoId};
 use tokio::sync::mpsc;
 
+use crate::app_state::AppState;
 use crate::limits::IDLE_CONNECTIONS_PER_DYNO;
 use crate::tls::{Certificates, Keyring};
 use crate::upstream::{IdleConnection, Sender};
@@ -28,6 +29,7 @@ const HOST_LIMIT_BYTES: usize = 255;
 #[derive(Debug, Default)]
 pub struct Table {
     hosts: HashMap<Box<str>, Arc<App>>,
+    apps: Vec<Arc<App>>,
     pub certificates: Certificates,
     /// Token to key authorization.
     pub acme_challenges: BTreeMap<String, String>,
@@ -39,6 +41,7 @@ pub struct App {
     pub route: RouteApp,
     /// Those that get requests.
     pub targets: Vec<Arc<Target>>,
+    pub state: Arc<AppState>,
 }
 
 /// One web dyno.
@@ -69,6 +72,7 @@ pub struct InFlight(pub Arc<Target>);
 #[derive(Debug)]
 pub struct Compiler {
     keyring: Keyring,
+    states: HashMap<AppId, Arc<AppState>>,
     targets: HashMap<DynoId, Arc<Target>>,
     workers: usize,
     emptied: mpsc::UnboundedSender<DynoId>,
@@ -95,7 +99,11 @@ impl Table {
 
     /// Every target that gets requests.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.hosts.values().flat_map(|app| &app.targets)
+        self.apps.iter().flat_map(|app| &app.targets)
+    }
+
+    pub fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.apps.iter()
     }
 }
 
@@ -216,7 +224,13 @@ impl Compiler {
     /// For a router with this many workers. `emptied` gets the id of a retired target whenever its count of
     /// requests falls to 0.
     pub fn new(workers: usize, emptied: mpsc::UnboundedSender<DynoId>) -> Self {
-        Self { keyring: Keyring::default(), targets: HashMap::new(), workers, emptied }
+        Self {
+            keyring: Keyring::default(),
+            states: HashMap::new(),
+            targets: HashMap::new(),
+            workers,
+            emptied,
+        }
     }
 
     /// Compiles `table`; targets that it calls draining, or no longer names, get no request from the moment
@@ -224,6 +238,8 @@ impl Compiler {
     pub fn compile(&mut self, table: RouteTable) -> Table {
         let mut known = HashMap::with_capacity(self.targets.len());
         let mut hosts = HashMap::with_capacity(table.apps.len());
+        let mut apps = Vec::with_capacity(table.apps.len());
+        let mut states = HashMap::with_capacity(table.apps.len());
         for mut route in table.apps {
             let mut targets = Vec::new();
             for given in std::mem::take(&mut route.targets) {
@@ -247,7 +263,10 @@ impl Compiler {
                 known.insert(given.dyno_id, target);
             }
             let names = std::mem::take(&mut route.hosts);
-            let app = Arc::new(App { route, targets });
+            let state = self.states.remove(&route.app_id).unwrap_or_default();
+            states.insert(route.app_id, state.clone());
+            let app = Arc::new(App { route, targets, state });
+            apps.push(app.clone());
             for name in names {
                 hosts.insert(name.to_ascii_lowercase().into_boxed_str(), app.clone());
             }
@@ -264,7 +283,8 @@ impl Compiler {
         }
         self.targets = known;
         let certificates = self.keyring.load(table.certificates);
-        Table { hosts, certificates, acme_challenges: table.acme_challenges }
+        self.states = states;
+        Table { hosts, apps, certificates, acme_challenges: table.acme_challenges }
     }
 
     fn target(&self, dyno_id: DynoId, name: String, address: SocketAddr) -> Arc<Target> {

@@ -7,7 +7,7 @@
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Method, Request, StatusCode, Version};
 
-use crate::limits::REQUEST_TARGET_LIMIT_BYTES;
+use crate::limits::{METHOD_LIMIT_BYTES, REQUEST_TARGET_LIMIT_BYTES};
 
 /// The host that the request is for, once its target and its framing are in no doubt.
 ///
@@ -25,6 +25,9 @@ pub fn host<B>(request: &Request<B>) -> Result<HeaderValue, StatusCode> {
 fn check_target<B>(request: &Request<B>) -> Result<(), StatusCode> {
     if request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if request.method().as_str().len() > METHOD_LIMIT_BYTES {
+        return Err(StatusCode::BAD_REQUEST);
     }
     let uri = request.uri();
     let target = uri.path_and_query().map_or("", |target| target.as_str());

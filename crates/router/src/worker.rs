@@ -135,6 +135,7 @@ impl Place {
             return None;
         }
         shared.workers[worker].connections.fetch_add(1, Ordering::Relaxed);
+        shared.workers[worker].accepted.fetch_add(1, Ordering::Relaxed);
         Some(Self { shared, worker, address })
     }
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use ferroku_core::protocol::frame::Decoder;
 use ferroku_core::protocol::router::{
-    Acknowledge, FromRouter, Hello, PROTOCOL_VERSION, RequestRecord, Role, RouteApp, RouteTable, Target,
-    TargetState, ToRouter,
+    Acknowledge, FromRouter, Hello, MetricsReport, PROTOCOL_VERSION, Probed, RequestRecord, Role, RouteApp,
+    RouteTable, Target, TargetState, ToRouter,
 };
 use ferroku_core::{AppId, DynoId};
 use ferroku_router::limits::{ConnectionLimits, Timeouts};
@@ -34,6 +34,7 @@ pub fn short_timeouts() -> Timeouts {
         first_byte: Duration::from_millis(500),
         idle: Duration::from_millis(900),
         boot: Duration::from_millis(700),
+        pause: Duration::from_millis(600),
         client_keep_alive: Duration::from_secs(5),
         leave_idle: Duration::from_millis(300),
         drain: Duration::from_secs(3),
@@ -132,6 +133,9 @@ pub struct Control {
     heard: Receiver<FromRouter>,
     pub records: Vec<RequestRecord>,
     pub drained: Vec<DynoId>,
+    pub woken: Vec<AppId>,
+    pub probed: Vec<Probed>,
+    pub metrics: Option<MetricsReport>,
     pub applied: u64,
     pub left: bool,
     pub acknowledges: bool,
@@ -173,6 +177,9 @@ impl Control {
             heard,
             records: Vec::new(),
             drained: Vec::new(),
+            woken: Vec::new(),
+            probed: Vec::new(),
+            metrics: None,
             applied: 0,
             left: false,
             acknowledges: true,
@@ -226,10 +233,10 @@ impl Control {
             }
             Ok(FromRouter::Leaving) => self.left = true,
             Ok(FromRouter::Hello(hello)) => self.instance = hello.instance,
-            Ok(
-                FromRouter::Listeners | FromRouter::Wake(_) | FromRouter::Probed(_) | FromRouter::Metrics(_),
-            )
-            | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            Ok(FromRouter::Wake(wake)) => self.woken.push(wake.app_id),
+            Ok(FromRouter::Probed(probed)) => self.probed.push(probed),
+            Ok(FromRouter::Metrics(report)) => self.metrics = Some(report),
+            Ok(FromRouter::Listeners) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
 
