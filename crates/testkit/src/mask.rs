@@ -25,6 +25,8 @@ static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)? ?([KMG]i?B?|kB|bytes)\b", "[SIZE]"),
         // How often the CLI saw a one-off dyno before it was up.
         (r"Running [^\n]*?\.\.\. (starting|connecting), run\.(\[N\]|\d{4})\n?", ""),
+        // A table's rule is as wide as the widest time said in words.
+        (r"─{10,}", "──────────"),
         (r"[ \t]+\n", "\n"),
     ];
     patterns.iter().map(|(pattern, name)| (Regex::new(pattern).expect("a valid pattern"), *name)).collect()
