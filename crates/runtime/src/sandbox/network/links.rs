@@ -91,7 +91,7 @@ impl Links {
         let _ = self.send(Order::Occupy(slots));
     }
 
-    /// Drops the ready namespaces and the bridge.
+    /// Drops the ready namespaces, every veth of ours and the bridge: no dyno runs any more.
     pub async fn remove_bridge(&self) {
         let (reply, done) = oneshot::channel();
         if self.send(Order::RemoveBridge(reply)).is_ok() {
@@ -148,8 +148,7 @@ async fn work(
             Order::Release(slot) => drop(worker.used.remove(&slot)),
             Order::Occupy(slots) => worker.used.extend(slots),
             Order::RemoveBridge(reply) => {
-                worker.ready.clear();
-                let _ = worker.handle.link().del(worker.bridge).execute().await;
+                worker.remove_all().await;
                 let _ = reply.send(());
                 return;
             }
@@ -204,6 +203,20 @@ impl Worker {
     fn slots_of_links(&self) -> BTreeSet<u32> {
         let prefix = self.node.veth_prefix();
         link_names().iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect()
+    }
+
+    /// The ready namespaces, what is left of others, and the bridge. The kernel takes a namespace and its veth away some
+    /// time, seconds under load, after the last process in it: what is taken away here is gone at once.
+    async fn remove_all(&mut self) {
+        self.ready.clear();
+        for slot in self.slots_of_links() {
+            let (_, name) = self.node.slot(slot);
+            if let Ok(index) = link_index(&self.handle, &name).await {
+                // Gone in between is as good.
+                let _ = self.handle.link().del(index).execute().await;
+            }
+        }
+        let _ = self.handle.link().del(self.bridge).execute().await;
     }
 
     /// One more ready namespace; `false` when that failed: the next lease tries again and tells.
