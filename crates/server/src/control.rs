@@ -111,6 +111,7 @@ async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile)
         node.driver().shutdown().await;
     }
     node.logplex.flush().await.context("cannot write the last log lines; is the disk full?")?;
+    pid_file.done().context("cannot write run/control.pid")?;
     Ok(())
 }
 

@@ -49,7 +49,7 @@ const REEXECUTED: &str = "FERROKU_REEXECUTED";
 const READY_POLL: Duration = Duration::from_millis(5);
 /// Control has 30 s to drain dynos (Heroku's limit), and some to write down what happened.
 const CONTROL_STOP_LIMIT: Duration = Duration::from_secs(45);
-/// How often a control process that is killed while it stops the dynos is replaced.
+/// How often a control process that ends before it has stopped the dynos is replaced.
 const CONTROL_STOP_TRIES: u32 = 3;
 /// The router lets requests in flight end for up to 30 s (Heroku's request timeout).
 const ROUTER_STOP_LIMIT: Duration = Duration::from_secs(35);
@@ -330,27 +330,35 @@ impl Supervisor {
         }
     }
 
-    /// Has control stop the dynos. One that is killed meanwhile is replaced, so that nothing of the node stays behind.
+    /// Has control stop the dynos. One that ends before it has said that all is done is replaced, so that nothing of the
+    /// node stays behind.
     fn stop_control(&mut self) {
         for _ in 0..CONTROL_STOP_TRIES {
             let pid = self.control.pid();
             self.control.signal(Signal::INT);
             let ended = self.control.wait_end(CONTROL_STOP_LIMIT);
-            let was_killed = reap().iter().any(|(ended, status)| Some(*ended) == pid && status.signaled());
-            if !(ended && was_killed) {
+            reap();
+            let is_done = pid.is_some_and(|pid| self.control.is_done(pid));
+            if !ended || is_done || !self.control.was_ready {
                 return;
             }
-            say("the control process was killed while it stopped the dynos; another one goes on");
-            let started =
-                self.command(Which::Control).and_then(|mut command| self.control.start(&mut command));
-            if let Err(error) = started {
+            say("the control process ended before it had stopped the dynos; another one goes on");
+            if let Err(error) = self.start_control_and_wait() {
                 return say(&error.to_string());
             }
-            let deadline = Instant::now() + CONTROL_STOP_LIMIT;
-            while !self.control.is_ready() && !self.control.note_end() && Instant::now() < deadline {
-                std::thread::sleep(READY_POLL);
-            }
         }
+        self.control.wait_end(Duration::ZERO);
+        say("the dynos could not be stopped; start the server again to see why, and to stop them");
+    }
+
+    fn start_control_and_wait(&mut self) -> Result<(), SupervisorError> {
+        let mut command = self.command(Which::Control)?;
+        self.control.start(&mut command)?;
+        let deadline = Instant::now() + CONTROL_STOP_LIMIT;
+        while !self.control.is_ready() && !self.control.note_end() && Instant::now() < deadline {
+            std::thread::sleep(READY_POLL);
+        }
+        Ok(())
     }
 
     fn stop_everything(&mut self) {

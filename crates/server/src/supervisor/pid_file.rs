@@ -2,7 +2,7 @@
 //!
 //! The process itself holds a lock on the file for as long as it lives, so the file of a dead process
 //! is told from that of a live one whatever pids were reused since. The second line says `ready` once
-//! the process serves.
+//! the process serves, the last one `done` once it has done all that its end asks of it.
 //!
 //! Invariant: a pid read here is only used through a pidfd that was opened while the lock was held.
 
@@ -52,6 +52,14 @@ impl PidFile {
     pub fn ready(&mut self) -> io::Result<()> {
         self.file.write_all(b"ready\n")
     }
+
+    /// Says that this process has left nothing undone and ends now.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn done(&mut self) -> io::Result<()> {
+        self.file.write_all(b"done\n")
+    }
 }
 
 /// What a pid file says.
@@ -79,9 +87,16 @@ pub fn is_ready(path: &Path, pid: Pid) -> bool {
     read(&mut file).is_ok_and(|content| content.ready && content.pid == Some(pid))
 }
 
+/// Whether the process `pid`, which has ended, said in the file at `path` that it had done all.
+pub fn is_done(path: &Path, pid: Pid) -> bool {
+    let Ok(mut file) = File::open(path) else { return false };
+    read(&mut file).is_ok_and(|content| content.done && content.pid == Some(pid))
+}
+
 struct Content {
     pid: Option<Pid>,
     ready: bool,
+    done: bool,
 }
 
 fn read(file: &mut File) -> io::Result<Content> {
@@ -90,7 +105,7 @@ fn read(file: &mut File) -> io::Result<Content> {
     file.read_to_string(&mut text)?;
     let mut lines = text.lines();
     let pid = lines.next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
-    Ok(Content { pid, ready: lines.next() == Some("ready") })
+    Ok(Content { pid, ready: lines.next() == Some("ready"), done: text.ends_with("done\n") })
 }
 
 fn is_held(file: &File) -> bool {

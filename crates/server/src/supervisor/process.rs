@@ -105,6 +105,11 @@ impl Process {
         running.ready
     }
 
+    /// Whether `pid`, one of these that ended, had said that it was done.
+    pub fn is_done(&self, pid: Pid) -> bool {
+        pid_file::is_done(&self.pid_file, pid)
+    }
+
     /// Whether it runs but did not say yet that it serves.
     pub fn is_starting(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.ready)
