@@ -8,13 +8,16 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/target/tools/node_modules/.bin:$(PATH)
 
-.PHONY: build setup setup-test test demo bench lint
+.PHONY: build setup setup-test setup-bench test demo bench lint
 
 setup:
 	@scripts/setup.sh run
 
 setup-test:
 	@scripts/setup.sh test
+
+setup-bench:
+	@scripts/setup.sh bench
 
 build: setup
 	cargo build --release -p ferroku-server -p ferroku-runtime -p ferroku-buildpacks --bins
@@ -27,7 +30,7 @@ test: setup-test
 demo: build
 	@scripts/demo.sh
 
-bench: setup-test
+bench: setup-bench
 	cargo build --release --workspace --bins
 	$(TARGET)/release/bench $(GROUP)
 

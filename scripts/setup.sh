@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh run     what a node needs to be built and to run (Debian 12 or newer, as root)
 #   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, PostgreSQL, wrk
+#   scripts/setup.sh bench   that, and the proxies that the router is measured against
 #
 # Tools that Debian does not have in a recent enough form go to target/tools, nowhere else.
 set -euo pipefail
@@ -81,8 +82,23 @@ install_for_test() {
     fi
 }
 
+# Their services are neither started now nor at the next boot: only the programs are wanted.
+install_for_bench() {
+    local policy=/usr/sbin/policy-rc.d missing=() package
+    for package in nginx haproxy caddy; do is_installed "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap "rm -f $policy" EXIT
+    fi
+    apt_install "${missing[@]}"
+    ! command -v systemctl >/dev/null || systemctl disable -q "${missing[@]}" 2>/dev/null || true
+}
+
 case "${1:-run}" in
     run) install_for_run ;;
     test) install_for_run; install_for_test ;;
-    *) die "usage: scripts/setup.sh [run|test]" ;;
+    bench) install_for_run; install_for_test; install_for_bench ;;
+    *) die "usage: scripts/setup.sh [run|test|bench]" ;;
 esac

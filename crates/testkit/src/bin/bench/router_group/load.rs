@@ -1,0 +1,129 @@
+//! `wrk` against one proxy, and what the proxy's processes used meanwhile.
+
+use super::machine::cpu_seconds;
+use super::peers::Proxy;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One run.
+const SECONDS: u64 = 3;
+/// A generator busier than this measures itself.
+const GENERATOR_LIMIT: f64 = 0.9;
+/// Log records reach control and its log within this after the last request.
+const LOG_LAG: Duration = Duration::from_millis(300);
+
+/// What is asked.
+pub struct Load {
+    path: &'static str,
+    connections: usize,
+    /// Bytes of a POST's body; 0 for a GET.
+    body_bytes: usize,
+}
+
+/// What came of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    pub requests_per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub cpu_s_per_100k: f64,
+    /// The part of it that is the log's.
+    pub log_cpu_s_per_100k: f64,
+    /// The generator was too busy, or requests failed.
+    pub is_void: bool,
+}
+
+impl Run {
+    /// Of each figure its median.
+    pub fn median(runs: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> f64| {
+            let mut all: Vec<f64> = runs.iter().map(figure).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        Self {
+            requests_per_second: of(|run| run.requests_per_second),
+            p50_ms: of(|run| run.p50_ms),
+            p99_ms: of(|run| run.p99_ms),
+            cpu_s_per_100k: of(|run| run.cpu_s_per_100k),
+            log_cpu_s_per_100k: of(|run| run.log_cpu_s_per_100k),
+            is_void: runs.iter().filter(|run| run.is_void).count() * 2 > runs.len(),
+        }
+    }
+}
+
+impl Load {
+    pub fn get(path: &'static str, connections: usize) -> Self {
+        Self { path, connections, body_bytes: 0 }
+    }
+
+    pub fn post(path: &'static str, body_bytes: usize, connections: usize) -> Self {
+        Self { path, connections, body_bytes }
+    }
+
+    /// Runs it against `proxy`.
+    pub fn run(&self, proxy: &Proxy) -> Run {
+        let script = tempfile::NamedTempFile::new().expect("a temporary file");
+        let mut command = Command::new("wrk");
+        command.args(["-t", "1", "--latency", "--timeout", "10"]);
+        command.args(["-c", &self.connections.to_string(), "-d", &SECONDS.to_string()]);
+        command.args(["-H", "Host: bench.localhost"]);
+        if self.body_bytes > 0 {
+            let text = format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", self.body_bytes);
+            std::fs::write(script.path(), text).expect("our own file");
+            command.arg("-s").arg(script.path());
+        }
+        command.arg(format!("{}{}", proxy.url, self.path));
+        let (cpu, log_cpu) = (cpu_seconds(&proxy.pids()), cpu_seconds(&proxy.log_pids));
+        let own = children_cpu_seconds();
+        let began = Instant::now();
+        let output =
+            command.stdin(Stdio::null()).output().expect("wrk is installed by scripts/setup.sh bench");
+        let busy = (children_cpu_seconds() - own) / began.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(&proxy.pids()) - cpu;
+        std::thread::sleep(LOG_LAG);
+        let log_cpu = cpu_seconds(&proxy.log_pids) - log_cpu;
+        let report = String::from_utf8_lossy(&output.stdout);
+        let run = self.read(&report, cpu, log_cpu, busy);
+        run.unwrap_or_else(|| panic!("wrk against {} said:\n{report}", proxy.name))
+    }
+
+    fn read(&self, report: &str, cpu: f64, log_cpu: f64, busy: f64) -> Option<Run> {
+        let (requests, _) = report.lines().find_map(|line| line.trim().split_once(" requests in "))?;
+        let requests: f64 = requests.parse().ok()?;
+        let after = |label: &str| {
+            report.lines().find_map(|line| line.trim().strip_prefix(label)).map(|rest| rest.trim().to_owned())
+        };
+        let per_100k = |seconds: f64| seconds * 100_000.0 / requests.max(1.0);
+        let has_failures = report.contains("Socket errors") || report.contains("Non-2xx");
+        Some(Run {
+            requests_per_second: after("Requests/sec:")?.parse().ok()?,
+            p50_ms: milliseconds(&after("50%")?)?,
+            p99_ms: milliseconds(&after("99%")?)?,
+            cpu_s_per_100k: per_100k(cpu + log_cpu),
+            log_cpu_s_per_100k: per_100k(log_cpu),
+            is_void: busy > GENERATOR_LIMIT || has_failures,
+        })
+    }
+}
+
+/// `1.23ms`, `123.00us`, `1.20s`.
+fn milliseconds(text: &str) -> Option<f64> {
+    let (number, factor) = if let Some(number) = text.strip_suffix("us") {
+        (number, 0.001)
+    } else if let Some(number) = text.strip_suffix("ms") {
+        (number, 1.0)
+    } else {
+        (text.strip_suffix('s')?, 1000.0)
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
+/// CPU seconds of children that have ended.
+fn children_cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    // Fields 16 and 17 of proc(5), counted from the one behind the name.
+    (ticks(13) + ticks(14)) / super::machine::ticks_per_second()
+}
