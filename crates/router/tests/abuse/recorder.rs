@@ -1,4 +1,5 @@
 //! A dyno that keeps what it gets and reads it as strictly as RFC 9112 can be read.
+#![allow(dead_code)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
