@@ -52,6 +52,8 @@ install_for_run() {
 }
 
 install_for_test() {
+    # curl and openssl are the TLS clients of the router's tests.
+    apt_install openssl
     export PATH=$tools/node_modules/.bin:$PATH
     command -v node >/dev/null || apt_install nodejs
     command -v npm >/dev/null || apt_install npm

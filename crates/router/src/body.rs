@@ -10,12 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 use tokio::time::Sleep;
 
 use crate::exchange::Exchange;
 use crate::failure::Failure;
+use crate::shared::Stream;
 use crate::upstream::{IdleConnection, Sender};
 
 /// A body broke off. The connection that carries it is closed, which is how the other side learns of it.
@@ -75,6 +77,8 @@ pub struct ResponseBody {
     upload: Option<Arc<Upload>>,
     sender: Option<Sender>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Watches whether a client in HTTP/2 takes it.
+    stream: Option<Stream>,
     /// Whether something came since the timer was last set.
     progressed: bool,
 }
@@ -87,7 +91,9 @@ impl ResponseBody {
         upload: Option<Arc<Upload>>,
         sender: Sender,
     ) -> ProxyBody {
-        let mut body = Self { inner, exchange, upload, sender: Some(sender), timer: None, progressed: true };
+        let stream = (exchange.version == Version::HTTP_2).then(|| exchange.client.stream());
+        let sender = Some(sender);
+        let mut body = Self { inner, exchange, upload, sender, timer: None, stream, progressed: true };
         body.exchange.bytes = Some(0);
         if body.inner.is_end_stream() {
             body.complete();
@@ -100,6 +106,9 @@ impl ResponseBody {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.progressed = true;
+                if let Some(stream) = &self.stream {
+                    stream.offered();
+                }
                 if let Some(data) = frame.data_ref() {
                     self.exchange.bytes = Some(self.exchange.bytes.unwrap_or(0) + data.len() as u64);
                 }
@@ -114,6 +123,9 @@ impl ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                if let Some(stream) = &self.stream {
+                    stream.taken();
+                }
                 let failure = ready!(self.poll_idle(cx));
                 Poll::Ready(Some(Err(self.fail(failure))))
             }

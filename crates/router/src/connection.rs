@@ -14,6 +14,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
@@ -163,6 +165,7 @@ where
     let connection = http1::Builder::new()
         // One timer a connection (below) instead of hyper's one a request.
         .header_read_timeout(None)
+        .max_headers(limits::HEADERS_LIMIT)
         .max_header_size(limits::REQUEST_HEAD_LIMIT_BYTES)
         .max_buf_size(limits::REQUEST_HEAD_LIMIT_BYTES)
         .title_case_headers(true)
@@ -185,7 +188,21 @@ where
         .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES)
         .serve_connection(io, service_fn(|request| answer(shared.clone(), client.clone(), request)));
-    until_over(shared, &client, pin!(connection), |connection| connection.graceful_shutdown()).await;
+    let connection = pin!(connection);
+    let over = until_over(shared, &client, connection, |connection| connection.graceful_shutdown());
+    tokio::select! {
+        biased;
+        () = over => {}
+        () = a_stream_stalls(&client, shared.timeouts.idle) => client.stalled.store(true, Ordering::Relaxed),
+    }
+}
+
+/// Returns when some response was not taken any further for `limit`. hyper asks a body for more only when the
+/// client takes some, so that the body itself cannot notice; the whole connection pays for it.
+async fn a_stream_stalls(client: &Client, limit: Duration) {
+    while !client.has_stalled_stream(limit) {
+        tokio::time::sleep(limit / 4).await;
+    }
 }
 
 async fn answer(
@@ -222,7 +239,7 @@ async fn until_over<C: Future>(
 }
 
 /// Returns when the client has sent no whole request head for `limit`.
-async fn waited_too_long(client: &Client, limit: std::time::Duration) {
+async fn waited_too_long(client: &Client, limit: Duration) {
     loop {
         let waiting = client.waiting();
         if waiting >= limit {

@@ -8,7 +8,8 @@ pub const REQUEST_TARGET_LIMIT_BYTES: usize = 8192;
 pub const HEADER_LINE_LIMIT_BYTES: usize = 8192;
 /// Largest `Set-Cookie` of a response, in bytes (Heroku's HTTP limits; larger is H25).
 pub const COOKIE_LIMIT_BYTES: usize = 8192;
-/// All of a request's head, in bytes: one hundred header lines (hyper's default count) fit at ordinary length.
+/// All of a request's head, in bytes: a thousand header lines fit at ordinary length. Eight megabytes, which is what
+/// Heroku's two limits allow together, would be a weapon.
 pub const REQUEST_HEAD_LIMIT_BYTES: usize = 256 * 1024;
 /// All of a response's head, in bytes (Heroku's HTTP limits: 512 KB a header line).
 pub const RESPONSE_HEAD_LIMIT_BYTES: usize = 512 * 1024;
@@ -71,7 +72,7 @@ pub const WAKE_INTERVAL: Duration = Duration::from_secs(5);
 pub const METHOD_LIMIT_BYTES: usize = 127;
 /// Longest header name, in bytes (Heroku's HTTP limits).
 pub const HEADER_NAME_LIMIT_BYTES: usize = 1000;
-/// Headers of one request (Heroku's HTTP limits).
+/// Headers of one request or response (Heroku's HTTP limits).
 pub const HEADERS_LIMIT: usize = 1000;
 /// Between two rounds of closing what has been idle for too long and of looking for records left on disk.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

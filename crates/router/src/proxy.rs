@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 
 use crate::affinity;
@@ -333,6 +334,10 @@ fn pass_on(
     let status = response.status();
     if response.headers().get_all(header::SET_COOKIE).iter().any(|cookie| cookie.len() > COOKIE_LIMIT_BYTES) {
         return fail(exchange, Failure::OversizedCookie);
+    }
+    // Heroku's router wants a reason phrase; RFC 9112 section 4 lets it be empty.
+    if response.extensions().get::<ReasonPhrase>().is_some_and(|reason| reason.as_bytes().is_empty()) {
+        return fail(exchange, Failure::PoorlyFormattedResponse);
     }
     exchange.status = Some(status.as_u16());
     if exchange.app.route.session_affinity

@@ -1,7 +1,7 @@
 //! What all threads of one router share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -81,6 +81,30 @@ pub struct Client {
     /// Milliseconds on the clock of `connected` since when no request is served.
     waiting_since_ms: AtomicU64,
     connected: Instant,
+    /// In HTTP/2, when each response last had something for the client; [`NOT_THE_CLIENT`] while the dyno is slow.
+    streams: Mutex<Vec<Weak<AtomicU64>>>,
+}
+
+/// A response has nothing that the client could take.
+const NOT_THE_CLIENT: u64 = u64::MAX;
+
+/// One response of an HTTP/2 connection, which the client may stop taking without stopping the others.
+#[derive(Debug)]
+pub struct Stream {
+    client: Arc<Client>,
+    offered_ms: Arc<AtomicU64>,
+}
+
+impl Stream {
+    /// Something is there for the client, which must ask for more in time.
+    pub fn offered(&self) {
+        self.offered_ms.store(self.client.now_ms(), Ordering::Relaxed);
+    }
+
+    /// The client has taken everything.
+    pub fn taken(&self) {
+        self.offered_ms.store(NOT_THE_CLIENT, Ordering::Relaxed);
+    }
 }
 
 /// A request that is served.
@@ -98,7 +122,31 @@ impl Client {
             open: AtomicUsize::new(0),
             waiting_since_ms: AtomicU64::new(0),
             connected: Instant::now(),
+            streams: Mutex::default(),
         }
+    }
+
+    /// Watches a response of an HTTP/2 connection.
+    pub fn stream(self: &Arc<Self>) -> Stream {
+        let offered_ms = Arc::new(AtomicU64::new(NOT_THE_CLIENT));
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(&offered_ms));
+        Stream { client: self.clone(), offered_ms }
+    }
+
+    /// Whether some response was not taken any further for `limit`.
+    pub fn has_stalled_stream(&self, limit: Duration) -> bool {
+        let now = self.now_ms();
+        let is_stalled = |offered: u64| {
+            offered != NOT_THE_CLIENT && u128::from(now.saturating_sub(offered)) >= limit.as_millis()
+        };
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.iter().filter_map(Weak::upgrade).any(|stream| is_stalled(stream.load(Ordering::Relaxed)))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(NOT_THE_CLIENT - 1)
     }
 
     /// A request head has come.
@@ -120,8 +168,7 @@ impl Client {
 impl Drop for Open {
     /// The answer is on the way; the next head is waited for.
     fn drop(&mut self) {
-        let now = u64::try_from(self.0.connected.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.waiting_since_ms.store(now, Ordering::Relaxed);
+        self.0.waiting_since_ms.store(self.0.now_ms(), Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

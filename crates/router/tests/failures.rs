@@ -191,6 +191,12 @@ fn responses_that_break_the_rules_are_h17_and_h25() {
     let header: &'static str =
         Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(600_000)).into());
     for (bytes, start, status) in [
+        // Heroku wants a reason phrase.
+        (
+            "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
+            "at=error code=H17 desc=\"Poorly formatted HTTP response\"",
+            503,
+        ),
         ("SSH-2.0-dropbear\r\n\r\n", "at=error code=H17 desc=\"Poorly formatted HTTP response\"", 503),
         (
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",

@@ -332,3 +332,53 @@ fn an_idle_http2_connection_is_closed() {
     stream.read_to_end(&mut all).unwrap();
     assert!(!all.is_empty());
 }
+
+#[test]
+fn h28_when_a_client_stops_taking_one_response_of_an_http2_connection() {
+    let dyno = Dyno::answering(|_, _| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(3_000_000))
+    });
+    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let mut stream = node.connect();
+    stream.write_all(PREFACE).unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    // The window of 64 KB is never opened again.
+    stream.write_all(&frame(1, 0x5, 1, &head())).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    std::thread::spawn(move || while reader.read(&mut [0; 65536]).is_ok_and(|count| count > 0) {});
+    let line = node.control.line("/");
+    assert!(line.starts_with("at=warning code=H28 desc=\"Client Connection Idle\" "), "{line}");
+    assert_eq!(node.get("/after").status, 200);
+}
+
+#[test]
+fn events_arrive_as_they_are_sent_in_http2_too() {
+    let dyno = Dyno::raw(|mut stream| {
+        let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+        let _ = common::read_head(&mut reader);
+        let _ = stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        for number in 0..3 {
+            let event = format!("data: {number}\n\n");
+            let _ = write!(stream, "{:x}\r\n{event}\r\n", event.len());
+            // The next one is sent only after the client has had time to get this one.
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    });
+    on_runtime(async {
+        let node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+        let mut sender = connect::<Full<Bytes>>(node.address).await;
+        let request = Request::get("http://shop.localhost/events").body(Full::default()).unwrap();
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        let mut arrivals = Vec::new();
+        while let Some(frame) = body.frame().await {
+            if frame.unwrap().data_ref().is_some_and(|data| !data.is_empty()) {
+                arrivals.push(Instant::now());
+            }
+        }
+        assert_eq!(arrivals.len(), 3);
+        assert!(arrivals[2] - arrivals[0] >= Duration::from_millis(300), "they came together: {arrivals:?}");
+    });
+}

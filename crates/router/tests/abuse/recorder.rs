@@ -28,6 +28,8 @@ pub struct Recorder {
     pub dyno: Dyno,
     seen: Arc<Mutex<Vec<Seen>>>,
     broken: Arc<Mutex<Vec<String>>>,
+    /// Those that may come cut off, of all cases until now.
+    pub cut: Mutex<Vec<String>>,
 }
 
 impl Recorder {
@@ -40,7 +42,7 @@ impl Recorder {
                 breaks.lock().unwrap().push(what);
             }
         });
-        Self { dyno, seen, broken }
+        Self { dyno, seen, broken, cut: Mutex::default() }
     }
 
     pub fn seen(&self) -> Vec<Seen> {
