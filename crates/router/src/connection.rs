@@ -210,7 +210,8 @@ async fn answer(
     client: Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ProxyBody>, Infallible> {
-    Ok(intake::handle(&shared, &client, request).await)
+    // hyper keeps room for this future as long as the connection lives: an idle one shall not hold kilobytes.
+    Ok(Box::pin(intake::handle(&shared, &client, request)).await)
 }
 
 /// Drives the connection until it ends, its client has waited too long, or the router leaves.

@@ -72,8 +72,11 @@ pub const WAKE_INTERVAL: Duration = Duration::from_secs(5);
 pub const METHOD_LIMIT_BYTES: usize = 127;
 /// Longest header name, in bytes (Heroku's HTTP limits).
 pub const HEADER_NAME_LIMIT_BYTES: usize = 1000;
-/// Headers of one request or response (Heroku's HTTP limits).
+/// Headers of one request (Heroku's HTTP limits).
 pub const HEADERS_LIMIT: usize = 1000;
+/// Headers of one response. Heroku names no limit; room for each is prepared for every response, which is why it is
+/// not larger.
+pub const RESPONSE_HEADERS_LIMIT: usize = 256;
 /// Between two rounds of closing what has been idle for too long and of looking for records left on disk.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a new peer on the router's socket may take to say hello.

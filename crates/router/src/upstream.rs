@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use crate::body::RequestBody;
 use crate::failure::Failure;
 use crate::limits::{
-    HEADERS_LIMIT, HTTP2_DYNO_WINDOW_BYTES, HTTP2_RESPONSE_HEADER_LIST_BYTES, HTTP2_SEND_BUFFER_BYTES,
-    HTTP2_STREAM_WINDOW_BYTES, RESPONSE_HEAD_LIMIT_BYTES,
+    HTTP2_DYNO_WINDOW_BYTES, HTTP2_RESPONSE_HEADER_LIST_BYTES, HTTP2_SEND_BUFFER_BYTES,
+    HTTP2_STREAM_WINDOW_BYTES, RESPONSE_HEAD_LIMIT_BYTES, RESPONSE_HEADERS_LIMIT,
 };
 
 /// Which protocol a dyno is spoken to in.
@@ -114,7 +114,7 @@ pub async fn connect(address: SocketAddr, protocol: Protocol, limit: Duration) -
 async fn start_http1(stream: TcpStream) -> hyper::Result<Sender> {
     let (sender, connection) = http1::Builder::new()
         .title_case_headers(true)
-        .max_headers(HEADERS_LIMIT)
+        .max_headers(RESPONSE_HEADERS_LIMIT)
         .max_header_size(RESPONSE_HEAD_LIMIT_BYTES)
         .max_buf_size(RESPONSE_HEAD_LIMIT_BYTES)
         .handshake(TokioIo::new(stream))

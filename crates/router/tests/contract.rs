@@ -16,7 +16,7 @@ use ferroku_router::limits::Timeouts;
 fn a_thousand_headers_pass_and_more_do_not() {
     let dyno = Dyno::answering(|head, _| {
         let body = head.lines().filter(|line| line.starts_with("X-H")).count().to_string();
-        let headers: String = (0..900).fold(String::new(), |mut all, number| {
+        let headers: String = (0..250).fold(String::new(), |mut all, number| {
             let _ = write!(all, "Y-{number}: 1\r\n");
             all
         });
@@ -30,7 +30,7 @@ fn a_thousand_headers_pass_and_more_do_not() {
     };
     let answer = node.send(&request(998));
     assert_eq!((answer.status, answer.body.as_str()), (200, "998"));
-    assert_eq!(answer.head.lines().filter(|line| line.starts_with("Y-")).count(), 900);
+    assert_eq!(answer.head.lines().filter(|line| line.starts_with("Y-")).count(), 250);
     assert_eq!(node.send(&request(1100)).status, 431);
 }
 

@@ -2,6 +2,7 @@
 
 use ferroku_testkit::TestNode;
 use ferroku_testkit::command::{self, CommandOutput};
+use ferroku_testkit::node::NodeOptions;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -105,4 +106,36 @@ fn env_without_a_node_says_what_to_do() {
     let mut command = Command::new(ferroku_testkit::node::program());
     command.arg("env").arg("--data").arg(folder.path());
     assert_refused(&command::run(&mut command, LIMIT), "no node runs on", "ferrokud server");
+}
+
+#[test]
+fn the_routers_second_address_serves_over_a_kill_and_a_restart() {
+    // Bound and let go of: free for the node.
+    let second = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let arguments = vec!["--router-tls".to_owned(), second.to_string()];
+    let mut node = TestNode::start_with(NodeOptions { arguments, ..NodeOptions::default() });
+    let status = |node: &TestNode, address: std::net::SocketAddr| {
+        let line =
+            format!("curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: nobody.localhost' http://{address}/");
+        node.run_unchecked(&line).succeeded().text
+    };
+    let both = |node: &TestNode, when: &str| {
+        for address in [node.router, second] {
+            assert_eq!(status(node, address), "404", "{when}: {address}");
+        }
+    };
+    both(&node, "at the start");
+    node.kill_process("router");
+    both(&node, "after the router was killed");
+    let router = node.pid_of("router");
+    node.kill_supervisor();
+    node.start_again();
+    assert_eq!(node.pid_of("router"), router, "its listeners were taken back, all of them");
+    both(&node, "after the supervisor was killed");
+    let restart =
+        format!("{} restart --data {}", ferroku_testkit::node::program().display(), node.data.display());
+    node.run(&restart).succeeded();
+    assert_ne!(node.pid_of("router"), router);
+    both(&node, "after a restart");
+    node.stop();
 }

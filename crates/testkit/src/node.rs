@@ -49,6 +49,8 @@ pub struct Owner {
 /// How a node is to be started.
 #[derive(Debug, Default, Clone)]
 pub struct NodeOptions {
+    /// More arguments of `ferrokud server`.
+    pub arguments: Vec<String>,
     /// Environment of its processes: crash points and the like.
     pub environment: Vec<(String, String)>,
     /// None for SQLite in the data folder.
@@ -348,7 +350,7 @@ fn spawn(
     let mut command = Command::new(program());
     command.arg("server").arg("--data").arg(data);
     command.arg("--listen").arg(api.to_string()).arg("--router").arg(router.to_string());
-    command.args(["--owner", "owner@example.com"]);
+    command.args(["--owner", "owner@example.com"]).args(&options.arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     if let Some(url) = &options.database_url {
