@@ -190,6 +190,7 @@ fn table_figures(node: &TestNode, ours: &Proxy) -> Vec<Figure> {
         against("1,000 apps: requests", "1/s", many.requests_per_second, one, few.requests_per_second)
             .ratio_at_least(Some(0.95)),
         against("1,000 apps: p99", "ms", many.p99_ms, one, few.p99_ms),
+        against("1,000 apps: CPU for 100,000", "s", many.cpu_s_per_100k, one, few.cpu_s_per_100k),
         against(
             "tables swapped: requests",
             "1/s",
@@ -198,6 +199,7 @@ fn table_figures(node: &TestNode, ours: &Proxy) -> Vec<Figure> {
             many.requests_per_second,
         ),
         against("tables swapped: p99", "ms", swapped.p99_ms, same, many.p99_ms),
+        against("tables swapped: CPU for 100,000", "s", swapped.cpu_s_per_100k, same, many.cpu_s_per_100k),
         Figure::new("tables swapped: tables a second".to_owned(), "1/s", tables / seconds),
     ]
 }
