@@ -24,6 +24,8 @@ pub struct App {
     pub build_stack: String,
     pub region: String,
     pub maintenance: bool,
+    /// Automatic certificate management is on.
+    pub acm: bool,
     /// First of the 65,536 uids on the host that this app's dynos run under; a multiple of 65,536.
     pub uid_base: u32,
     pub buildpack_provided_description: Option<String>,
@@ -62,11 +64,14 @@ pub fn resolve_stack(name: &str) -> Option<&'static str> {
 
 /// A name in Heroku's form, `adjective-noun-NNNNN`, chosen by `random`.
 pub fn random_name(random: u64) -> String {
-    let pick = |words: &'static [&'static str], at: u64| words[(at % words.len() as u64) as usize];
-    let adjective = pick(ADJECTIVES, random);
-    let noun = pick(NOUNS, random >> 16);
     let number = 10_000 + (random >> 32) % 90_000;
-    format!("{adjective}-{noun}-{number}")
+    format!("{}-{number}", random_words(random))
+}
+
+/// `adjective-noun`, chosen by the low 32 bits of `random`.
+pub fn random_words(random: u64) -> String {
+    let pick = |words: &'static [&'static str], at: u64| words[(at % words.len() as u64) as usize];
+    format!("{}-{}", pick(ADJECTIVES, random), pick(NOUNS, random >> 16))
 }
 
 const ADJECTIVES: &[&str] = &[

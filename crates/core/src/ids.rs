@@ -39,6 +39,8 @@ ids! {
     BuildId,
     /// One immutable set of config vars, shared by all releases that have exactly it.
     ConfigSnapshotId,
+    /// A custom domain.
+    DomainId,
     /// A dyno: one run of one process. `web.1` is only its label.
     DynoId,
     /// A row of the event table.
@@ -49,4 +51,6 @@ ids! {
     ReleaseId,
     /// A slug.
     SlugId,
+    /// A certificate with its private key.
+    SniEndpointId,
 }

@@ -8,12 +8,15 @@
 //! `ferroku-store` and in `ferroku-server`'s `api` folder.
 
 pub mod account;
+pub mod acm;
 pub mod app;
+pub mod app_feature;
 pub mod authorize;
 pub mod build;
 pub mod buildpack_installation;
 pub mod collaborator;
 pub mod config_var;
+pub mod domain;
 pub mod dyno;
 pub mod dyno_size;
 pub mod event;
@@ -25,11 +28,12 @@ pub mod procfile;
 pub mod protocol;
 pub mod release;
 pub mod slug;
+pub mod sni_endpoint;
 pub mod uids;
 
 pub use ids::{
-    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DynoId, EventId, FormationId, ReleaseId,
-    SlugId,
+    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DomainId, DynoId, EventId, FormationId,
+    ReleaseId, SlugId, SniEndpointId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

@@ -63,6 +63,7 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
             build_stack: new.stack.to_owned(),
             region: new.region.to_owned(),
             maintenance: false,
+            acm: false,
             uid_base: uid_base(number)?,
             buildpack_provided_description: None,
             repo_size_bytes: 0,
@@ -205,6 +206,8 @@ pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Re
         let destroyed = Destroyed { app_id: id, name: row.text("name")?, slug_digests };
         // In the order of their references, so that neither database depends on its cascade's order.
         for statement in [
+            "DELETE FROM domain WHERE app_id = $1",
+            "DELETE FROM sni_endpoint WHERE app_id = $1",
             "DELETE FROM dyno WHERE app_id = $1",
             "DELETE FROM build WHERE app_id = $1",
             "DELETE FROM release WHERE app_id = $1",
@@ -231,6 +234,22 @@ fn uid_base(number: i64) -> Result<u32> {
         // The whole range must lie below the largest uid, which stands for "no user".
         .filter(|base| base.checked_add(APP_UIDS).is_some())
         .ok_or_else(|| StoreError::Refused("This node has given away all its user id ranges.".to_owned()))
+}
+
+/// Switches automatic certificate management on or off, inside a transaction.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when the app is gone.
+pub(crate) async fn set_acm(tx: &mut Connection, id: AppId, acm: bool, now: Millis) -> Result<App> {
+    let row = sqlx::query("UPDATE app SET acm = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+        .bind(i64::from(acm))
+        .bind(now)
+        .bind(id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed("switch an app's certificate management"))?
+        .ok_or(StoreError::NotFound { what: "app" })?;
+    app(&row)
 }
 
 async fn insert(tx: &mut Connection, app: &App) -> Result<()> {
@@ -261,6 +280,7 @@ fn app(row: &AnyRow) -> Result<App> {
         build_stack: row.text("build_stack")?,
         region: row.text("region")?,
         maintenance: row.flag("maintenance")?,
+        acm: row.flag("acm")?,
         uid_base: row.number("uid_base")?,
         buildpack_provided_description: row.optional_text("buildpack_provided_description")?,
         repo_size_bytes: row.integer("repo_size_bytes")?,

@@ -12,11 +12,15 @@
 //! - Secrets are sealed before they reach a statement ([`seal`]).
 
 pub mod accounts;
+pub mod acm;
+pub mod acme_accounts;
+pub mod app_features;
 pub mod apps;
 pub mod buildpack_installations;
 pub mod builds;
 pub mod collaborators;
 pub mod config_snapshots;
+pub mod domains;
 pub mod dyno_crashes;
 pub mod dynos;
 mod error;
@@ -29,6 +33,7 @@ pub mod releases;
 mod row;
 pub mod seal;
 pub mod slugs;
+pub mod sni_endpoints;
 mod sqlite;
 
 pub use error::StoreError;
@@ -54,7 +59,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(15);
 pub const WRITE_ATTEMPTS: u32 = 20;
 
 /// Every migration, oldest first. Never edit one that has been released.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "initial", include_str!("../migrations/0001_initial.sql")),
+    (2, "domains and certificates", include_str!("../migrations/0002_domains_and_certificates.sql")),
+];
 
 /// Which database is behind a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

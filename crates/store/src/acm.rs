@@ -1,0 +1,248 @@
+//! Automatic certificate management: an app's switch, and the jobs that order certificates.
+//!
+//! A domain whose time has come ([`enqueue_due`]) gets one job, and no other while that is open: its `acm_due_at` is
+//! then [`WHILE_JOB`]. The job ends with the certificate ([`issued`]), or by giving up ([`given_up`]), and each
+//! sets when the domain is due again.
+
+use crate::domains::AcmState;
+use crate::events::NewEvent;
+use crate::row::failed;
+use crate::sni_endpoints::Material;
+use crate::{Connection, Result, Store, apps, domains, events, jobs, sni_endpoints, write};
+use ferroku_core::app::App;
+use ferroku_core::domain::{AcmStatus, Domain};
+use ferroku_core::event::Actor;
+use ferroku_core::{AppId, DomainId, Millis};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Kind of the job that gets one domain's certificate.
+pub const ORDER_JOB: &str = "acm.order";
+/// Why a wildcard gets none.
+pub const WILDCARD_REASON: &str =
+    "A wildcard cannot be proven over HTTP. Add a certificate for it with certs:add";
+
+/// `acm_due_at` of a domain that has an open job: never.
+const WHILE_JOB: Millis = Millis::MAX;
+
+/// Payload of an [`ORDER_JOB`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderJob {
+    pub domain_id: DomainId,
+    /// Set once the authority has taken the order.
+    #[serde(default)]
+    pub order_url: Option<String>,
+    /// The certificate's private key as PEM, sealed with the AAD `acm_order/<job id>/1`.
+    #[serde(default)]
+    pub sealed_key: Option<String>,
+}
+
+impl OrderJob {
+    /// At its beginning.
+    pub fn new(domain_id: DomainId) -> Self {
+        Self { domain_id, order_url: None, sealed_key: None }
+    }
+
+    /// As a job's payload.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("ids and strings have a JSON form")
+    }
+}
+
+/// Switches it on: every domain that has no certificate of its owner's gets one.
+///
+/// # Errors
+/// The database failed.
+pub async fn enable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let app = apps::set_acm(&mut tx, app_id, true, now).await?;
+        for domain in domains::list_in(&mut tx, app_id).await? {
+            if domain.acm_status.is_none() {
+                domains::set_acm(&mut tx, domain.id, &first_state(&domain), now).await?;
+            }
+        }
+        announce(&mut tx, app_id, "acm.create", "Enable Automatic Certificate Management", actor, now).await?;
+        Ok(app)
+    })
+}
+
+/// Switches it off and removes what it got.
+///
+/// # Errors
+/// The database failed.
+pub async fn disable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let app = apps::set_acm(&mut tx, app_id, false, now).await?;
+        jobs::cancel(&mut tx, ORDER_JOB, app_id, now).await?;
+        sni_endpoints::delete_acm(&mut tx, app_id, now).await?;
+        for domain in domains::list_in(&mut tx, app_id).await? {
+            let none = AcmState { status: None, reason: None, due_at: None };
+            domains::set_acm(&mut tx, domain.id, &none, now).await?;
+        }
+        announce(&mut tx, app_id, "acm.destroy", "Disable Automatic Certificate Management", actor, now).await?;
+        Ok(app)
+    })
+}
+
+/// Tries at once what failed or waits.
+///
+/// # Errors
+/// The database failed.
+pub async fn refresh(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -> Result<()> {
+    write!(store, tx => {
+        jobs::hasten(&mut tx, ORDER_JOB, app_id, now).await?;
+        for domain in domains::list_in(&mut tx, app_id).await? {
+            if domain.acm_status == Some(AcmStatus::Failed) {
+                domains::set_acm(&mut tx, domain.id, &first_state(&domain), now).await?;
+            }
+        }
+        announce(&mut tx, app_id, "acm.update", "Refresh Automatic Certificate Management", actor, now).await
+    })
+}
+
+/// Writes a job for each domain that is due; how many.
+///
+/// # Errors
+/// The database failed.
+pub async fn enqueue_due(store: &Store, limit: i64, now: Millis) -> Result<usize> {
+    let due = domains::due_for_certificate(store, now, limit).await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    write!(store, tx => {
+        for domain in &due {
+            // What it says of an earlier certificate stays until the next one is there.
+            let state = AcmState {
+                status: domain.acm_status,
+                reason: domain.acm_status_reason.as_deref(),
+                due_at: Some(WHILE_JOB),
+            };
+            domains::set_acm(&mut tx, domain.id, &state, now).await?;
+            let payload = OrderJob::new(domain.id).to_json();
+            jobs::create(&mut tx, ORDER_JOB, Some(domain.app_id), &payload, now).await?;
+        }
+        Ok(due.len())
+    })
+}
+
+/// Notes that a job has begun with a domain.
+///
+/// # Errors
+/// The database failed.
+pub async fn begun(store: &Store, domain: &Domain, now: Millis) -> Result<()> {
+    // One that has a certificate keeps saying so while it is renewed.
+    if domain.acm_status == Some(AcmStatus::Issued) {
+        return Ok(());
+    }
+    write!(store, tx => {
+        let state = AcmState {
+            status: Some(AcmStatus::InProgress),
+            reason: domain.acm_status_reason.as_deref(),
+            due_at: Some(WHILE_JOB),
+        };
+        domains::set_acm(&mut tx, domain.id, &state, now).await
+    })
+}
+
+/// The certificate is there: writes it and finishes the job in one transaction. `due_at`: when it is to be renewed.
+///
+/// # Errors
+/// [`crate::StoreError::Taken`] when the name is; draw another.
+pub async fn issued(
+    store: &Store,
+    job_id: Uuid,
+    domain: &Domain,
+    name: &str,
+    material: &Material<'_>,
+    due_at: Millis,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        if !is_wanted(&mut tx, job_id, domain.id).await? {
+            return jobs::finish_in(&mut tx, job_id, now).await;
+        }
+        let ids = (domain.app_id, domain.id);
+        sni_endpoints::put_acm(&mut tx, store.key(), ids, name, material, now).await?;
+        let state = AcmState { status: Some(AcmStatus::Issued), reason: None, due_at: Some(due_at) };
+        domains::set_acm(&mut tx, domain.id, &state, now).await?;
+        jobs::finish_in(&mut tx, job_id, now).await
+    })
+}
+
+/// An attempt failed; the job begins anew at `at`.
+///
+/// # Errors
+/// The database failed.
+pub async fn failing(
+    store: &Store,
+    job_id: Uuid,
+    domain: &Domain,
+    reason: &str,
+    at: Millis,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        if !is_wanted(&mut tx, job_id, domain.id).await? {
+            return jobs::finish_in(&mut tx, job_id, now).await;
+        }
+        let state = AcmState { status: Some(AcmStatus::Failing), reason: Some(reason), due_at: Some(WHILE_JOB) };
+        domains::set_acm(&mut tx, domain.id, &state, now).await?;
+        jobs::postpone(&mut tx, job_id, &OrderJob::new(domain.id).to_json(), at, now).await
+    })
+}
+
+/// The last attempt failed; the domain gets another job at `at`.
+///
+/// # Errors
+/// The database failed.
+pub async fn given_up(
+    store: &Store,
+    job_id: Uuid,
+    domain: &Domain,
+    reason: &str,
+    at: Millis,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        if !is_wanted(&mut tx, job_id, domain.id).await? {
+            return jobs::finish_in(&mut tx, job_id, now).await;
+        }
+        let state = AcmState { status: Some(AcmStatus::Failed), reason: Some(reason), due_at: Some(at) };
+        domains::set_acm(&mut tx, domain.id, &state, now).await?;
+        jobs::finish_in(&mut tx, job_id, now).await
+    })
+}
+
+/// Whether neither the job was cancelled nor its domain removed while its recipe went on.
+async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId) -> Result<bool> {
+    let row = sqlx::query(
+        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 WHERE j.id = $2 AND j.finished_at IS NULL",
+    )
+    .bind(domain_id.to_string())
+    .bind(job_id.to_string())
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(failed("look whether a certificate is still wanted"))?;
+    Ok(row.is_some())
+}
+
+/// What is said of a domain before its first attempt.
+pub(crate) fn first_state(domain: &Domain) -> AcmState<'static> {
+    match domain.is_wildcard() {
+        true => AcmState { status: Some(AcmStatus::Failed), reason: Some(WILDCARD_REASON), due_at: None },
+        false => AcmState { status: None, reason: None, due_at: None },
+    }
+}
+
+async fn announce(
+    tx: &mut Connection,
+    app_id: AppId,
+    kind: &str,
+    message: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<()> {
+    let event = NewEvent { app_id: Some(app_id), actor, kind, log_message: Some(message.to_owned()) };
+    events::append(tx, event, now).await?;
+    Ok(())
+}

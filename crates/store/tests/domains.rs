@@ -1,0 +1,310 @@
+//! Domains, certificates, automatic certificates, app features.
+
+mod support;
+
+use ferroku_core::app::App;
+use ferroku_core::domain::{AcmStatus, Domain, DomainStatus};
+use ferroku_core::event::Actor;
+use ferroku_core::sni_endpoint::Certificate;
+use ferroku_core::{DomainId, Millis};
+use ferroku_store::acm::{self, ORDER_JOB, OrderJob};
+use ferroku_store::domains::NewDomain;
+use ferroku_store::jobs::Job;
+use ferroku_store::sni_endpoints::Material;
+use ferroku_store::{
+    MasterKey, Result, Store, StoreError, acme_accounts, app_features, apps, domains, events, jobs,
+    sni_endpoints, write,
+};
+use support::{account, app, each_database};
+use uuid::Uuid;
+
+async fn add(store: &Store, app: &App, hostname: &str, actor: &Actor, now: Millis) -> Result<Domain> {
+    let id = DomainId(Uuid::new_v4());
+    let cname = format!("{id}.localhost");
+    let new = NewDomain { id, hostname, cname: &cname, sni_endpoint_id: None };
+    domains::create(store, app, &new, actor, now).await
+}
+
+fn certificate(names: &[&str]) -> Certificate {
+    Certificate {
+        domains: names.iter().map(|name| (*name).to_owned()).collect(),
+        subject: "/CN=one".to_owned(),
+        issuer: "/CN=two".to_owned(),
+        starts_at: 1,
+        expires_at: 9,
+        is_ca_signed: false,
+        is_self_signed: false,
+    }
+}
+
+fn material<'a>(certificate: &'a Certificate, private_key: &'a str) -> Material<'a> {
+    Material { certificate_chain: "chain", certificate, private_key }
+}
+
+fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
+    match result.expect_err("refused") {
+        StoreError::Refused(message) => message,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_host_name_belongs_to_one_app_and_wildcards_to_one_owner() {
+    each_database(|store| async move {
+        let (me, other) = (account(&store, "me@example.com").await, account(&store, "o@example.com").await);
+        let shop = app(&store, "shop", &me).await;
+        let mine = app(&store, "mine", &me).await;
+        let theirs = app(&store, "theirs", &other).await;
+        let www = add(&store, &shop, "www.example.com", &me, 5).await.expect("added");
+        assert_eq!(
+            (www.status, www.hostname.as_str(), www.acm_status),
+            (DomainStatus::Pending, "www.example.com", None)
+        );
+        assert_eq!(
+            message(add(&store, &shop, "www.example.com", &me, 6).await),
+            "Domain already added to this app."
+        );
+        for app in [&mine, &theirs] {
+            assert_eq!(
+                message(add(&store, app, "www.example.com", &me, 6).await),
+                "www.example.com is currently in use by another app."
+            );
+        }
+        // A wildcard above another owner's name, or a name below another owner's wildcard, would take visitors away.
+        assert!(message(add(&store, &theirs, "*.example.com", &other, 6).await).contains("another owner"));
+        add(&store, &mine, "*.example.com", &me, 6).await.expect("one owner's apps may share a domain");
+        assert!(message(add(&store, &theirs, "api.example.com", &other, 7).await).contains("*.example.com"));
+        add(&store, &theirs, "a.b.example.com", &other, 7)
+            .await
+            .expect("two labels below is not the wildcard's");
+        add(&store, &theirs, "example.com", &other, 7).await.expect("nor is its base");
+        add(&store, &theirs, "other-example.com", &other, 7).await.expect("nor what only ends alike");
+
+        domains::served(&store, &[www.id], 8).await.expect("noted");
+        let found = domains::find(&store, shop.id, "www.example.com").await.expect("read").expect("there");
+        assert_eq!((found.status, found.updated_at), (DomainStatus::Succeeded, 8));
+        assert_eq!(domains::find(&store, mine.id, "www.example.com").await.expect("read"), None);
+        domains::delete(&store, &found, &me, 9).await.expect("removed");
+        let again = domains::delete(&store, &found, &me, 9).await;
+        assert!(matches!(again, Err(StoreError::NotFound { what: "domain" })));
+        add(&store, &mine, "www.example.com", &me, 10).await.expect("free again");
+        let kinds: Vec<String> =
+            events::after(&store, 0, 100).await.expect("read").into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds.iter().filter(|kind| *kind == "domain.create").count(), 6, "{kinds:?}");
+        assert_eq!(kinds.iter().filter(|kind| *kind == "domain.destroy").count(), 1, "{kinds:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_bound_to_what_it_covers_and_its_key_is_sealed() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
+        let deep = add(&store, &shop, "a.www.example.com", &me, 2).await.expect("added");
+        let first = certificate(&["*.example.com"]);
+        let one = sni_endpoints::create(&store, shop.id, "rex-1", &material(&first, "KEY 1"), &me, 3)
+            .await
+            .expect("added");
+        let read = |id: DomainId| {
+            let store = store.clone();
+            async move { domains::by_id(&store, id).await.expect("read").expect("there") }
+        };
+        assert_eq!(read(www.id).await.sni_endpoint_id, Some(one.id));
+        assert_eq!(read(deep.id).await.sni_endpoint_id, None);
+        assert_eq!(
+            sni_endpoints::private_key(&store, &one).await.expect("opens").expect("there").as_str(),
+            "KEY 1"
+        );
+        let raw = sqlx_text(&store, "SELECT sealed_private_key FROM sni_endpoint").await;
+        assert!(!raw.contains("KEY 1") && !raw.contains(&hex("KEY 1")));
+
+        let taken = sni_endpoints::create(&store, shop.id, "rex-1", &material(&first, "KEY"), &me, 4).await;
+        assert!(matches!(taken, Err(StoreError::Taken { .. })));
+        let unfit = certificate(&["example.org"]);
+        let refused = sni_endpoints::update(&store, &one, &material(&unfit, "KEY"), &me, 4).await;
+        assert!(message(refused).contains("www.example.com"));
+        let wider = certificate(&["www.example.com", "a.www.example.com"]);
+        let two =
+            sni_endpoints::update(&store, &one, &material(&wider, "KEY 2"), &me, 5).await.expect("updated");
+        assert_eq!((two.version, two.certificate.domains.len()), (2, 2));
+        assert_eq!(read(deep.id).await.sni_endpoint_id, Some(one.id));
+        assert_eq!(
+            sni_endpoints::private_key(&store, &one).await.expect("read"),
+            None,
+            "the first version is gone"
+        );
+        assert_eq!(
+            sni_endpoints::private_key(&store, &two).await.expect("opens").expect("there").as_str(),
+            "KEY 2"
+        );
+
+        domains::set_endpoint(&store, &read(deep.id).await, None, &me, 6).await.expect("taken away");
+        assert_eq!(read(deep.id).await.sni_endpoint_id, None);
+        sni_endpoints::delete(&store, &two, &me, 7).await.expect("removed");
+        assert_eq!(read(www.id).await.sni_endpoint_id, None);
+        apps::destroy(&store, shop.id, &me, 8).await.expect("destroyed with its domains");
+        assert_eq!(domains::by_id(&store, www.id).await.expect("read"), None);
+    })
+    .await;
+}
+
+async fn order_job(store: &Store, now: Millis) -> Option<(Job, OrderJob)> {
+    let job = jobs::take(store, ORDER_JOB, now + 10, 5, now).await.expect("taken").pop()?;
+    let payload = serde_json::from_str(&job.payload).expect("its form");
+    Some((job, payload))
+}
+
+#[tokio::test]
+async fn a_due_domain_has_one_job_that_outlives_its_worker_until_it_is_done() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
+        let wild = add(&store, &shop, "*.example.org", &me, 2).await.expect("added");
+        assert_eq!(acm::enqueue_due(&store, 9, 3).await.expect("looked"), 0, "it is off");
+        assert!(acm::enable(&store, shop.id, &me, 4).await.expect("on").acm);
+        let state = |id| {
+            let store = store.clone();
+            async move {
+                let domain = domains::by_id(&store, id).await.expect("read").expect("there");
+                (domain.acm_status, domain.acm_status_reason)
+            }
+        };
+        assert_eq!(state(wild.id).await, (Some(AcmStatus::Failed), Some(acm::WILDCARD_REASON.to_owned())));
+        assert_eq!(acm::enqueue_due(&store, 9, 5).await.expect("looked"), 1);
+        assert_eq!(acm::enqueue_due(&store, 9, 6).await.expect("looked"), 0, "it has its job");
+
+        let (job, payload) = order_job(&store, 7).await.expect("taken");
+        assert_eq!((payload.domain_id, job.attempts, job.step.as_str()), (www.id, 1, ""));
+        assert!(order_job(&store, 8).await.is_none(), "it is leased");
+        acm::begun(&store, &www, 8).await.expect("noted");
+        let ordered = OrderJob { order_url: Some("https://ca/order/1".into()), ..payload };
+        jobs::advance(&store, job.id, "ordered", &ordered.to_json(), 8).await.expect("noted");
+        jobs::renew(&store, job.id, 100).await.expect("renewed");
+        assert!(order_job(&store, 99).await.is_none());
+        let (again, payload) = order_job(&store, 100).await.expect("its worker is dead");
+        assert_eq!((again.id, again.attempts, again.step.as_str(), payload), (job.id, 2, "ordered", ordered));
+
+        acm::failing(&store, job.id, &www, "no such host", 200, 101).await.expect("noted");
+        assert_eq!(state(www.id).await, (Some(AcmStatus::Failing), Some("no such host".to_owned())));
+        assert!(order_job(&store, 199).await.is_none());
+        acm::refresh(&store, shop.id, &me, 150).await.expect("hastened");
+        let (job, payload) = order_job(&store, 151).await.expect("at once");
+        assert_eq!((job.attempts, job.step.as_str(), payload), (1, "", OrderJob::new(www.id)));
+        acm::given_up(&store, job.id, &www, "still none", 1000, 152).await.expect("noted");
+        assert_eq!(state(www.id).await.0, Some(AcmStatus::Failed));
+        assert_eq!(acm::enqueue_due(&store, 9, 999).await.expect("looked"), 0);
+        assert_eq!(acm::enqueue_due(&store, 9, 1000).await.expect("looked"), 1, "it is looked at again");
+
+        let (job, _) = order_job(&store, 1001).await.expect("taken");
+        let got = certificate(&["www.example.com"]);
+        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY 1"), 2000, 1002)
+            .await
+            .expect("written");
+        assert_eq!(state(www.id).await, (Some(AcmStatus::Issued), None));
+        assert!(jobs::open(&store, ORDER_JOB).await.expect("read").is_empty());
+        let first = sni_endpoints::list(&store, shop.id).await.expect("read").remove(0);
+        assert!(first.acm && first.version == 1);
+
+        assert_eq!(acm::enqueue_due(&store, 9, 2000).await.expect("looked"), 1, "renewal");
+        let (job, _) = order_job(&store, 2001).await.expect("taken");
+        acm::issued(&store, job.id, &www, "rex-2", &material(&got, "KEY 2"), 3000, 2002)
+            .await
+            .expect("written");
+        let all = sni_endpoints::list(&store, shop.id).await.expect("read");
+        assert_eq!(
+            (all.len(), all[0].version, all[0].name.as_str()),
+            (1, 2, "rex-1"),
+            "in the first one's place"
+        );
+
+        assert!(!acm::disable(&store, shop.id, &me, 2003).await.expect("off").acm);
+        assert!(sni_endpoints::list(&store, shop.id).await.expect("read").is_empty());
+        assert_eq!(state(www.id).await, (None, None));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_comes_too_late_is_not_kept() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
+        let got = certificate(&["www.example.com"]);
+        acm::enable(&store, shop.id, &me, 2).await.expect("on");
+        acm::enqueue_due(&store, 9, 3).await.expect("looked");
+        let (job, _) = order_job(&store, 4).await.expect("taken");
+        acm::disable(&store, shop.id, &me, 5).await.expect("off");
+        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY"), 9, 6).await.expect("ignored");
+        assert!(sni_endpoints::list(&store, shop.id).await.expect("read").is_empty());
+
+        acm::enable(&store, shop.id, &me, 7).await.expect("on");
+        acm::enqueue_due(&store, 9, 8).await.expect("looked");
+        let (job, _) = order_job(&store, 9).await.expect("taken");
+        domains::delete(&store, &www, &me, 10).await.expect("removed");
+        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY"), 9, 11).await.expect("ignored");
+        assert!(sni_endpoints::list(&store, shop.id).await.expect("read").is_empty());
+        assert!(jobs::open(&store, ORDER_JOB).await.expect("read").is_empty());
+
+        // A domain with a certificate of its owner's is left alone, and one that goes takes its automatic one along.
+        let own = add(&store, &shop, "own.example.com", &me, 12).await.expect("added");
+        let owned = certificate(&["own.example.com"]);
+        sni_endpoints::create(&store, shop.id, "own-1", &material(&owned, "KEY"), &me, 13)
+            .await
+            .expect("added");
+        assert_eq!(acm::enqueue_due(&store, 9, 14).await.expect("looked"), 0);
+        domains::delete(&store, &own, &me, 15).await.expect("removed");
+        assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 1, "the owner's stays");
+        let auto = add(&store, &shop, "auto.example.com", &me, 16).await.expect("added");
+        acm::enqueue_due(&store, 9, 17).await.expect("looked");
+        let (job, _) = order_job(&store, 18).await.expect("taken");
+        let got = certificate(&["auto.example.com"]);
+        acm::issued(&store, job.id, &auto, "auto-1", &material(&got, "KEY"), 99, 19).await.expect("written");
+        assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 2);
+        domains::delete(&store, &auto, &me, 20).await.expect("removed");
+        assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn features_and_acme_accounts_are_kept() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        assert_eq!(app_features::list(&store, shop.id).await.expect("read"), []);
+        app_features::set(&store, shop.id, "http-session-affinity", true, &me, 5).await.expect("on");
+        let off =
+            app_features::set(&store, shop.id, "http-session-affinity", false, &me, 6).await.expect("off");
+        assert_eq!((off.enabled, off.created_at, off.updated_at), (false, 5, 6));
+        assert_eq!(app_features::list(&store, shop.id).await.expect("read"), [off]);
+
+        let url = "https://ca.example/directory";
+        assert!(acme_accounts::find(&store, url).await.expect("read").is_none());
+        acme_accounts::save(&store, url, b"one", 1).await.expect("kept");
+        acme_accounts::save(&store, url, b"two", 2).await.expect("kept");
+        assert_eq!(acme_accounts::find(&store, url).await.expect("read").expect("there").as_slice(), b"two");
+        let raw = sqlx_text(&store, "SELECT sealed_credentials FROM acme_account").await;
+        assert!(store.key().unseal("acme_account/https://other.example/1", &raw).is_err());
+        assert!(MasterKey::new("test", [8; 32]).unseal(&format!("acme_account/{url}/1"), &raw).is_err());
+        acme_accounts::forget(&store, url).await.expect("forgotten");
+        assert!(acme_accounts::find(&store, url).await.expect("read").is_none());
+        let written: Result<()> =
+            async { write!(&store, tx => { jobs::cancel(&mut tx, "none", shop.id, 1).await }) }.await;
+        written.expect("nothing to cancel is no failure");
+    })
+    .await;
+}
+
+async fn sqlx_text(store: &Store, query: &'static str) -> String {
+    use ferroku_store::sqlx::Row;
+    let row = ferroku_store::sqlx::query(query).fetch_one(store.reader()).await.expect("a row");
+    row.get(0)
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
