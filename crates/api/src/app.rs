@@ -45,7 +45,7 @@ impl App {
     /// The app as the API shows it; the links depend on how the node was asked.
     pub fn new(app: &Stored, owner_email: &str, git_url: String, web_url: String) -> Self {
         Self {
-            acm: false,
+            acm: app.acm,
             archived_at: None,
             build_stack: stack::reference(&app.build_stack),
             buildpack_provided_description: app.buildpack_provided_description.clone(),

@@ -3,6 +3,8 @@
 use crate::Timestamp;
 use crate::reference::Named;
 use ferroku_core::app::App;
+use ferroku_core::domain::{AcmStatus, Domain as Stored, DomainStatus};
+use ferroku_core::sni_endpoint::SniEndpoint;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -19,6 +21,7 @@ pub struct Domain {
     /// `heroku` or `custom`.
     pub kind: String,
     pub sni_endpoint: Option<Named>,
+    /// `pending` until the router serves it, then `succeeded`.
     pub status: String,
     pub updated_at: Timestamp,
 }
@@ -39,5 +42,40 @@ impl Domain {
             status: "succeeded".to_owned(),
             updated_at: app.updated_at.into(),
         }
+    }
+
+    /// A custom domain; `endpoints` are the app's.
+    pub fn new(domain: &Stored, app: &App, endpoints: &[SniEndpoint]) -> Self {
+        let endpoint = endpoints.iter().find(|endpoint| Some(endpoint.id) == domain.sni_endpoint_id);
+        let (acm_status, acm_status_reason) = match endpoint {
+            // The owner's own certificate serves it: there is nothing to wait for.
+            Some(endpoint) if app.acm && !endpoint.acm => {
+                (Some(AcmStatus::Issued), Some(format!("Uses {}, which you added", endpoint.name)))
+            }
+            _ => (domain.acm_status, domain.acm_status_reason.clone()),
+        };
+        Self {
+            acm_status: acm_status.map(acm_word),
+            acm_status_reason,
+            app: Named::app(app),
+            cname: Some(domain.cname.clone()),
+            created_at: domain.created_at.into(),
+            hostname: domain.hostname.clone(),
+            id: domain.id.0,
+            kind: "custom".to_owned(),
+            sni_endpoint: endpoint.map(|endpoint| Named { id: endpoint.id.0, name: endpoint.name.clone() }),
+            status: match domain.status {
+                DomainStatus::Pending => "pending".to_owned(),
+                DomainStatus::Succeeded => "succeeded".to_owned(),
+            },
+            updated_at: domain.updated_at.into(),
+        }
+    }
+}
+
+fn acm_word(status: AcmStatus) -> String {
+    match serde_json::to_value(status) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => unreachable!("its variants are plain words"),
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod app;
+pub mod app_feature;
 pub mod build;
 pub mod buildpack_installation;
 pub mod client;
@@ -27,6 +28,7 @@ pub mod reference;
 pub mod region;
 pub mod release;
 pub mod slug;
+pub mod sni_endpoint;
 pub mod stack;
 pub mod timestamp;
 

@@ -10,6 +10,8 @@ pub struct Feature {
     pub name: &'static str,
     pub display_name: &'static str,
     pub description: &'static str,
+    /// A page, or a file of this repository.
+    pub doc_url: &'static str,
     /// `general` ones are shown by `heroku features`, others by `heroku labs`.
     pub state: &'static str,
 }
@@ -27,18 +29,21 @@ pub const FEATURES: [Feature; 3] = [
         name: END_TO_END_HTTP2,
         display_name: "End-to-end HTTP/2",
         description: "Speak HTTP/2 to the app, without TLS and from the first byte, as gRPC servers want it",
+        doc_url: "docs/domains-and-certificates.md#app-features",
         state: "beta",
     },
     Feature {
         name: HTTPS_REDIRECT,
         display_name: "Redirect to HTTPS",
         description: "Answer plain HTTP requests with a redirect to https",
+        doc_url: "docs/domains-and-certificates.md#app-features",
         state: "general",
     },
     Feature {
         name: SESSION_AFFINITY,
         display_name: "Session affinity",
         description: "Enable session affinity for all requests",
+        doc_url: "https://devcenter.heroku.com/articles/session-affinity",
         state: "general",
     },
 ];

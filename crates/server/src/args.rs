@@ -4,6 +4,7 @@
 //! program starts of itself. Parsed before any asynchronous runtime exists, so that the supervisor
 //! stays single-threaded and small.
 
+use crate::acm::AcmeSettings;
 use crate::node::NodeConfig;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -67,6 +68,38 @@ pub struct NodeArgs {
     /// A postgres:// URL; without it the store is a SQLite file in the data folder
     #[arg(long, value_name = "URL", env = "FERROKU_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    #[command(flatten)]
+    pub acme: AcmeArgs,
+}
+
+/// Certificates for the apps' domains, got and renewed automatically.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AcmeArgs {
+    /// The directory of an ACME certificate authority, such as https://acme-v02.api.letsencrypt.org/directory;
+    /// naming it says yes to the authority's terms of service. Without it `certs:auto` is off
+    #[arg(long, value_name = "URL", env = "FERROKU_ACME_DIRECTORY", value_parser = directory)]
+    pub acme_directory: Option<String>,
+    /// PEM file with the root to trust for that URL, in place of the system's
+    #[arg(long, value_name = "FILE", env = "FERROKU_ACME_ROOT", requires = "acme_directory")]
+    pub acme_root: Option<PathBuf>,
+    /// Whom the authority may write to
+    #[arg(long, value_name = "EMAIL", env = "FERROKU_ACME_CONTACT", value_parser = email, requires = "acme_directory")]
+    pub acme_contact: Option<String>,
+}
+
+impl From<AcmeArgs> for Option<AcmeSettings> {
+    fn from(args: AcmeArgs) -> Self {
+        let AcmeArgs { acme_directory, acme_root: root, acme_contact: contact } = args;
+        acme_directory.map(|directory_url| AcmeSettings { directory_url, root, contact })
+    }
+}
+
+/// ACME is spoken over TLS only (RFC 8555, section 6.1).
+fn directory(text: &str) -> Result<String, String> {
+    match text.strip_prefix("https://") {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.to_owned()),
+        _ => Err("it is a URL that begins with https://".to_owned()),
+    }
 }
 
 /// A DNS name (RFC 1123, section 2.1), in lower case.
@@ -108,6 +141,7 @@ impl From<NodeArgs> for NodeConfig {
             domain: args.domain,
             owner_email: args.owner,
             database_url: args.database_url,
+            acme: args.acme.into(),
         }
     }
 }
@@ -132,6 +166,20 @@ mod tests {
         for bad in ["notmail", "@host", "name@", "a@b@c", "a b@c"] {
             assert!(!parses(&["--owner", bad]), "{bad}");
         }
+        for bad in [
+            &["--acme-directory", "http://ca.example/directory"][..],
+            &["--acme-directory", "https://"],
+            &["--acme-root", "/tmp/root.pem"],
+            &["--acme-contact", "you@example.com"],
+        ] {
+            assert!(!parses(bad), "{bad:?}");
+        }
+        assert!(parses(&[
+            "--acme-directory",
+            "https://ca.example/directory",
+            "--acme-root",
+            "/tmp/root.pem"
+        ]));
         assert!(parses(&["--domain", "apps.Example.com", "--owner", "You@example.com"]));
     }
 

@@ -5,6 +5,7 @@
 //!
 //! In: SIGINT means "stop the dynos, then end"; SIGTERM "end, and leave the dynos to the next control process".
 
+use crate::acm::Acm;
 use crate::api;
 use crate::app_destruction::Destructions;
 use crate::builds::Builds;
@@ -13,6 +14,7 @@ use crate::dynos::{self, DynoManager};
 use crate::events::EventFeed;
 use crate::listener::{self, Endpoint, Limits};
 use crate::login::Logins;
+use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig, now_ms};
 use crate::rate_limit::RateLimits;
 use crate::rendezvous::Rendezvous;
@@ -161,6 +163,8 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         dynos,
         builds: Builds::new(&config.data),
         destructions: Destructions::default(),
+        acm: Acm::new(config.acme.clone()),
+        metrics: Metrics::default(),
         logins: Logins::default(),
         rate_limits: RateLimits::default(),
         config,

@@ -10,7 +10,17 @@ use std::sync::OnceLock;
 
 /// Every crash point, named `noun.step`. Before and after each commit, rename and spawn.
 pub const NAMES: &[&str] = &[
+    // acm
+    "acm.before_ordered",
+    "acm.ordered",
+    "acm.challenge_set",
+    "acm.validated",
+    "acm.finalized",
+    "acm.before_issued",
+    "acm.issued",
     // api
+    "acm.enabled",
+    "acm.disabled",
     "app.created",
     "app.updated",
     "app.before_destroy",
@@ -21,8 +31,16 @@ pub const NAMES: &[&str] = &[
     "app_destruction.before_finish",
     "config_vars.before_commit",
     "config_vars.committed",
+    "domain.before_create",
+    "domain.created",
+    "domain.updated",
+    "domain.destroyed",
     "rollback.before_commit",
     "rollback.committed",
+    "sni_endpoint.before_create",
+    "sni_endpoint.created",
+    "sni_endpoint.updated",
+    "sni_endpoint.destroyed",
     // control
     "control.before_ready",
     "control.ready",

@@ -2,11 +2,13 @@
 //!
 //! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
 
+pub mod acm;
 pub mod api;
 pub mod app_destruction;
 pub mod args;
 pub mod auth;
 pub mod builds;
+pub mod certificate;
 pub mod control;
 pub mod crash_point;
 pub mod dynos;
@@ -17,6 +19,7 @@ pub mod git;
 pub mod listener;
 pub mod log_stream;
 pub mod login;
+pub mod metrics;
 pub mod node;
 pub mod rate_limit;
 pub mod rendezvous;

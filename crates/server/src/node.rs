@@ -1,10 +1,12 @@
 //! What every handler and background task of the control process shares.
 
+use crate::acm::{self, Acm, AcmeSettings};
 use crate::app_destruction::{self, Destructions};
 use crate::builds::Builds;
 use crate::dynos::DynoManager;
 use crate::events::{self, EventFeed};
 use crate::login::Logins;
+use crate::metrics::{self, Metrics};
 use crate::rate_limit::RateLimits;
 use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
@@ -32,6 +34,8 @@ pub struct NodeConfig {
     pub owner_email: String,
     /// A PostgreSQL URL; None keeps the store in the data folder.
     pub database_url: Option<String>,
+    /// Where certificates are got automatically; None gets none.
+    pub acme: Option<AcmeSettings>,
 }
 
 impl NodeConfig {
@@ -65,18 +69,23 @@ pub struct Node {
     pub dynos: DynoManager,
     pub builds: Builds,
     pub destructions: Destructions,
+    pub acm: Acm,
+    pub metrics: Metrics,
     pub logins: Logins,
     pub rate_limits: RateLimits,
 }
 
 impl Node {
-    /// Starts this part's background tasks: the event feed and what finishes destructions. To be called once.
+    /// Starts this part's background tasks: the event feed, what finishes destructions, what keeps
+    /// certificates, and what adds up metrics. To be called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn spawn_tasks(self: &Arc<Self>) {
         tokio::spawn(events::run(self.clone()));
         tokio::spawn(app_destruction::run(self.clone()));
+        tokio::spawn(acm::run(self.clone()));
+        tokio::spawn(metrics::run(self.clone()));
     }
 
     /// What runs dynos.
@@ -106,6 +115,7 @@ impl Node {
             domain: "localhost".to_owned(),
             owner_email: "owner@example.com".to_owned(),
             database_url: None,
+            acme: None,
         };
         let key = secrets::master_key(data, &config.store_url()).expect("a master key");
         let store = Store::open(&config.store_url(), key).await.expect("a store");
@@ -120,6 +130,8 @@ impl Node {
             dynos: DynoManager::default(),
             builds: Builds::default(),
             destructions: Destructions::default(),
+            acm: Acm::default(),
+            metrics: Metrics::default(),
             logins: Logins::default(),
             rate_limits: RateLimits::default(),
             config,

@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -14,6 +14,7 @@ const TABLES: [&str; 8] = [
     "06_releases_and_logs",
     "07_bad_input",
     "08_heroku3",
+    "09_domains_and_certs",
 ];
 
 fn run_tables(options: NodeOptions) {

@@ -333,6 +333,39 @@ async fn ask(
     Ok(done.rows_affected())
 }
 
+/// How many dynos of an app are in one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DynoCount {
+    pub app_id: AppId,
+    pub process_type: String,
+    /// As it is stored: `up`, `starting` ...
+    pub state: String,
+    pub dynos: i64,
+}
+
+/// How many dynos that have not ended each app has, by process type and state.
+///
+/// # Errors
+/// The database failed.
+pub async fn counts(store: &Store) -> Result<Vec<DynoCount>> {
+    let rows = sqlx::query(
+        "SELECT app_id, process_type, state, COUNT(*) AS dynos FROM dyno WHERE ended_at IS NULL \
+         GROUP BY app_id, process_type, state ORDER BY app_id, process_type, state",
+    )
+    .fetch_all(store.reader())
+    .await
+    .map_err(|source| StoreError::Query { action: "count dynos", source })?;
+    let count = |row: &AnyRow| -> Decode<DynoCount> {
+        Ok(DynoCount {
+            app_id: row.try_get::<String, _>("app_id")?.parse()?,
+            process_type: row.try_get("process_type")?,
+            state: row.try_get("state")?,
+            dynos: row.try_get("dynos")?,
+        })
+    };
+    rows.iter().map(|row| count(row).map_err(|error| corrupt(error.to_string()))).collect()
+}
+
 /// Deletes rows of dynos that ended before `before` and hold no label. Gives how many.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod leak;
 pub mod mask;
 pub mod node;
+pub mod pebble;
 pub mod postgres;
 pub mod schema;
 pub mod traffic;

@@ -25,11 +25,8 @@ pub fn routes() -> Router<Arc<Node>> {
         .route("/addons", get(none))
         .route("/apps/{app}/addon-attachments", get(none_of_app))
         .route("/apps/{app}/addons", get(none_of_app))
-        .route("/apps/{app}/features", get(none_of_app))
-        .route("/apps/{app}/features/{feature}", get(no_feature_of_app))
         .route("/apps/{app}/log-drains", get(none_of_app))
         .route("/apps/{app}/pipeline-couplings", get(no_coupling))
-        .route("/apps/{app}/sni-endpoints", get(none_of_app))
         .route("/apps/{app}/webhooks", get(none_of_app))
         .route("/oauth/clients", get(none))
         .route("/pipelines", get(none))
@@ -46,10 +43,6 @@ async fn none_of_app(_app: ViewApp) -> Nothing {
 }
 
 async fn no_feature(_user: Authenticated) -> ApiError {
-    ApiError::not_found("feature")
-}
-
-async fn no_feature_of_app(_app: ViewApp) -> ApiError {
     ApiError::not_found("feature")
 }
 

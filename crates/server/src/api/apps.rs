@@ -217,7 +217,7 @@ async fn answer(
     Ok(range.answer(apps, &SORT_FIELDS))
 }
 
-async fn present_stored(node: &Node, links: &Links, app: &Stored) -> Result<App, ApiError> {
+pub(super) async fn present_stored(node: &Node, links: &Links, app: &Stored) -> Result<App, ApiError> {
     let owner =
         accounts::find(&node.store, app.owner_id).await?.ok_or_else(|| ApiError::not_found("account"))?;
     Ok(present(node, links, app, &owner.email))

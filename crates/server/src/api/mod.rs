@@ -2,6 +2,8 @@
 
 pub mod absent;
 pub mod accounts;
+pub mod acm;
+pub mod app_features;
 pub mod apps;
 pub mod body;
 pub mod buildpack_installations;
@@ -15,11 +17,13 @@ pub mod dynos;
 pub mod formations;
 pub mod links;
 pub mod log_sessions;
+pub mod metrics;
 pub mod oauth_authorizations;
 pub mod range;
 pub mod regions;
 pub mod releases;
 pub mod slugs;
+pub mod sni_endpoints;
 pub mod stacks;
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,8 @@ pub fn app(node: Arc<Node>) -> axum::Router {
     axum::Router::new()
         .merge(absent::routes())
         .merge(accounts::routes())
+        .merge(acm::routes())
+        .merge(app_features::routes())
         .merge(apps::routes())
         .merge(buildpack_installations::routes())
         .merge(builds::routes())
@@ -43,10 +49,12 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .merge(dynos::routes())
         .merge(formations::routes())
         .merge(log_sessions::routes())
+        .merge(metrics::routes())
         .merge(oauth_authorizations::routes())
         .merge(regions::routes())
         .merge(releases::routes())
         .merge(slugs::routes())
+        .merge(sni_endpoints::routes())
         .merge(crate::git::routes::routes())
         .merge(stacks::routes())
         .method_not_allowed_fallback(conventions::unknown_method)

@@ -1,5 +1,6 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
+mod domains;
 mod formations;
 
 use crate::auth::{new_token, redact, token_hash};
@@ -323,6 +324,8 @@ async fn every_path_of_an_app_is_shut_to_strangers_and_open_to_its_owner() {
         ("GET", "/apps/hers/features"),
         ("GET", "/apps/hers/log-drains"),
         ("GET", "/apps/hers/sni-endpoints"),
+        ("GET", "/apps/hers/features/http-session-affinity"),
+        ("DELETE", "/apps/hers/acm"),
         ("GET", "/apps/hers/webhooks"),
         ("PATCH", "/apps/hers/config-vars"),
         ("PATCH", "/apps/hers"),
@@ -453,8 +456,8 @@ async fn what_the_cli_asks_for_on_its_way_is_there() {
         "/oauth/sessions",
         "/apps/example/addons",
         "/apps/example/addon-attachments",
-        "/apps/example/features",
         "/apps/example/log-drains",
+        "/apps/example/sni-endpoints",
     ] {
         assert_eq!(api.send("GET", path, "").await, (200, json!([])), "{path}");
     }

@@ -161,9 +161,16 @@ impl AppLoop {
         live.killed = true;
         let loopback_port = if live.loopback_only { row.port } else { None };
         let control = live.control.clone();
+        let probe = live.probe.clone();
         match cause {
             KillCause::BootTimeout => {
-                self.log(row, log_text::boot_timeout(BOOT_TIMEOUT_MS, loopback_port));
+                self.log(
+                    row,
+                    match probe {
+                        Some(detail) => log_text::health_check_timeout(BOOT_TIMEOUT_MS, &detail),
+                        None => log_text::boot_timeout(BOOT_TIMEOUT_MS, loopback_port),
+                    },
+                );
                 self.log(row, log_text::STOPPING_KILL);
             }
             KillCause::Stuck => self.log(row, log_text::STOPPING_REMAINING),

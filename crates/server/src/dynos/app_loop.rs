@@ -1,20 +1,27 @@
 //! The loop of one app: reads, plans, acts; then waits for a poke, an event, or the time the planner named.
 
 use super::attach::Client;
+use super::certificates::Certificates;
 use super::{DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes};
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::app::App;
+use ferroku_core::app_feature::AppFeature;
 use ferroku_core::config_var::ConfigVars;
+use ferroku_core::domain::{Domain, DomainStatus};
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::formation::Formation;
 use ferroku_core::planner::{
     self, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, Phase, WEB,
 };
+use ferroku_core::protocol::router::Probed;
 use ferroku_core::release::Release;
-use ferroku_core::{AppId, DynoId, ReleaseId};
+use ferroku_core::sni_endpoint::SniEndpoint;
+use ferroku_core::{AppId, DomainId, DynoId, ReleaseId};
 use ferroku_runtime::{DynoControl, DynoEvent, DynoHandle};
-use ferroku_store::{StoreError, apps, dyno_crashes, dynos, formations, releases};
+use ferroku_store::{
+    StoreError, app_features, apps, domains, dyno_crashes, dynos, formations, releases, sni_endpoints,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +55,12 @@ pub(super) enum Message {
         dyno_id: DynoId,
         answer: oneshot::Sender<Result<AttachedStreams>>,
     },
+    /// The router has probed a dyno that is being added.
+    Probed(Probed),
+    /// A dyno whose health is probed has had its time.
+    ProbeLimit {
+        dyno_id: DynoId,
+    },
     /// The client of an attached dyno has gone; told again with the step of the hang-up that is due.
     Hangup {
         dyno_id: DynoId,
@@ -72,6 +85,8 @@ pub(super) struct Live {
     pub stop_when_spawned: bool,
     pub boot_timed_out: bool,
     pub loopback_only: bool,
+    /// It listens, and the router is to ask whether it is healthy; with what the router said last.
+    pub probe: Option<String>,
     pub killed: bool,
     pub client: Option<Client>,
 }
@@ -86,6 +101,7 @@ pub(super) struct AppLoop {
     pub closing: Option<oneshot::Sender<()>>,
     /// Config vars of the release that was current last.
     config_vars: Option<(ReleaseId, ConfigVars)>,
+    pub certificates: Certificates,
 }
 
 /// What was read of an app.
@@ -95,6 +111,9 @@ pub(super) struct Snapshot {
     pub formation: Vec<Formation>,
     pub dynos: Vec<Dyno>,
     pub crashes: Vec<planner::Crash>,
+    pub domains: Vec<Domain>,
+    pub sni_endpoints: Vec<SniEndpoint>,
+    pub features: Vec<AppFeature>,
 }
 
 enum Flow {
@@ -107,7 +126,15 @@ enum Flow {
 
 impl AppLoop {
     pub fn new(shared: Arc<Shared>, app_id: AppId, sender: mpsc::UnboundedSender<Message>) -> Self {
-        Self { shared, app_id, sender, live: HashMap::new(), closing: None, config_vars: None }
+        Self {
+            shared,
+            app_id,
+            sender,
+            live: HashMap::new(),
+            closing: None,
+            config_vars: None,
+            certificates: Certificates::default(),
+        }
     }
 
     /// Runs until the app is destroyed or the node ends.
@@ -169,6 +196,8 @@ impl AppLoop {
                 let _ = answer.send(streams);
                 Ok(())
             }
+            Message::Probed(probed) => self.on_probed(probed).await,
+            Message::ProbeLimit { dyno_id } => self.on_probe_limit(dyno_id).await,
             Message::Hangup { dyno_id, step } => {
                 self.on_hangup(dyno_id, step).await;
                 Ok(())
@@ -280,9 +309,21 @@ impl AppLoop {
             let Some(app) = apps::by_id(store, self.app_id).await? else { return Ok(None) };
             let dynos = dynos::list(store, self.app_id).await?;
             let crashes = dyno_crashes::list(store, self.app_id).await?;
+            let domains = domains::list(store, self.app_id).await?;
+            let sni_endpoints = sni_endpoints::list(store, self.app_id).await?;
+            let features = app_features::list(store, self.app_id).await?;
             let again = releases::current(store, self.app_id).await?;
             if again.as_ref().map(|release| release.id) == release.as_ref().map(|release| release.id) {
-                return Ok(Some(Snapshot { app, release, formation, dynos, crashes }));
+                return Ok(Some(Snapshot {
+                    app,
+                    release,
+                    formation,
+                    dynos,
+                    crashes,
+                    domains,
+                    sni_endpoints,
+                    features,
+                }));
             }
         }
     }
@@ -335,16 +376,54 @@ impl AppLoop {
             && self.config_vars.as_ref().is_none_or(|(id, _)| *id != release.id)
         {
             let mut vars = releases::config_vars(&self.shared.parts.store, release).await?;
-            vars.retain(|name, _| matches!(name.as_str(), "ERROR_PAGE_URL" | "MAINTENANCE_PAGE_URL"));
+            vars.retain(|name, _| routes::ROUTER_CONFIG_VARS.contains(&name.as_str()));
             self.config_vars = Some((release.id, vars));
         }
         let vars = self.config_vars.as_ref().map_or(&none, |(_, vars)| vars);
-        let has_code = snapshot.release.as_ref().is_some_and(|release| release.slug_id.is_some());
-        let domain = &self.shared.parts.domain;
-        let entry =
-            routes::entry(&snapshot.app, has_code, vars, &snapshot.formation, &snapshot.dynos, domain);
-        self.shared.routes.set(self.app_id, Some(entry));
+        let live = |dyno: &&Dyno| self.live.get(&dyno.id).is_some_and(|live| live.probe.is_some());
+        let route = routes::route(&routes::Facts {
+            app: &snapshot.app,
+            has_code: snapshot.release.as_ref().is_some_and(|release| release.slug_id.is_some()),
+            config_vars: vars,
+            formation: &snapshot.formation,
+            dynos: &snapshot.dynos,
+            probed: &snapshot.dynos.iter().filter(live).map(|dyno| dyno.id).collect(),
+            domains: &snapshot.domains,
+            features: &snapshot.features,
+            node_domain: &self.shared.parts.domain,
+        });
+        let store = &self.shared.parts.store;
+        let certificates = self.certificates.read(store, &snapshot.sni_endpoints, &snapshot.domains).await?;
+        self.shared.routes.set(self.app_id, Some(routes::Entry { app: route, certificates }));
+        self.announce_domains(&snapshot.domains);
         Ok(())
+    }
+
+    /// Whether new dynos are probed before they get requests.
+    pub fn probes(&self) -> bool {
+        self.config_vars.as_ref().is_some_and(|(_, vars)| routes::health_check_path(vars).is_some())
+    }
+
+    /// Notes domains as served once the router has the table that names them.
+    fn announce_domains(&mut self, domains: &[Domain]) {
+        let pending = domains.iter().filter(|domain| domain.status == DomainStatus::Pending);
+        let ids: Vec<DomainId> = pending.map(|domain| domain.id).collect();
+        let new: Vec<DomainId> =
+            ids.into_iter().filter(|id| self.certificates.announced.insert(*id)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            shared.routes.served(&shared.parts.router).await;
+            while let Err(error) = domains::served(&shared.parts.store, &new, now_ms()).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot note that a domain is served; trying again"
+                );
+                tokio::time::sleep(RETRY).await;
+            }
+        });
     }
 }
 

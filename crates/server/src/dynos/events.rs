@@ -1,14 +1,19 @@
 //! What dynos report, put into their rows and logs.
 
-use super::app_loop::{AppLoop, Live, RETRY};
+use super::app_loop::{AppLoop, Live, Message, RETRY};
 use super::{Result, log_text, now_ms};
 use crate::crash_point;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
-use ferroku_core::planner::{self, Crash, WEB};
+use ferroku_core::planner::{self, BOOT_TIMEOUT_MS, Crash, WEB};
+use ferroku_core::protocol::router::Probed;
 use ferroku_core::{AppId, DynoId, Millis};
 use ferroku_runtime::{Driver, DynoEvent, DynoHandle};
 use ferroku_store::{Store, dyno_crashes, dynos};
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long a dyno that listens may take until its health check succeeds: as long as it had to begin to listen.
+const PROBE_LIMIT: Duration = Duration::from_millis(BOOT_TIMEOUT_MS);
 
 /// How a dyno came to its end.
 enum End {
@@ -63,6 +68,9 @@ impl AppLoop {
         let web = row.kind == DynoKind::Formation && row.process_type == WEB;
         match event {
             DynoEvent::Started if !web => self.record_up(&row).await?,
+            DynoEvent::Bound if web && self.probes() && row.state == DynoState::Starting => {
+                self.start_probe(dyno_id);
+            }
             DynoEvent::Bound => self.record_up(&row).await?,
             DynoEvent::BoundLoopbackOnly => {
                 self.live_mut(dyno_id).loopback_only = true;
@@ -84,6 +92,39 @@ impl AppLoop {
             | DynoEvent::Log { .. }
             | DynoEvent::LogDropped { .. }
             | DynoEvent::Output(_) => {}
+        }
+        Ok(())
+    }
+
+    /// It listens: the next table names it as being added, and the router asks whether it is healthy.
+    fn start_probe(&mut self, dyno_id: DynoId) {
+        let live = self.live_mut(dyno_id);
+        if live.probe.is_some() {
+            return;
+        }
+        live.probe = Some("no answer yet".to_owned());
+        let inbox = self.sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PROBE_LIMIT).await;
+            // A loop that has ended has stopped the dyno.
+            let _ = inbox.send(Message::ProbeLimit { dyno_id });
+        });
+    }
+
+    /// The router has asked a dyno that is being added.
+    pub async fn on_probed(&mut self, probed: Probed) -> Result<()> {
+        let Some(live) = self.live.get_mut(&probed.dyno_id) else { return Ok(()) };
+        let Some(detail) = &mut live.probe else { return Ok(()) };
+        *detail = probed.detail;
+        let Some(row) = self.living(probed.dyno_id).await? else { return Ok(()) };
+        if probed.healthy { self.record_up(&row).await } else { Ok(()) }
+    }
+
+    /// The time for becoming healthy is over.
+    pub async fn on_probe_limit(&mut self, dyno_id: DynoId) -> Result<()> {
+        let Some(row) = self.living(dyno_id).await? else { return Ok(()) };
+        if row.state == DynoState::Starting {
+            self.live_mut(dyno_id).boot_timed_out = true;
         }
         Ok(())
     }

@@ -47,6 +47,15 @@ pub fn boot_timeout(timeout_ms: u64, loopback_port: Option<u16>) -> String {
     text
 }
 
+/// R10 of a dyno that listens, but whose health check did not succeed; `detail` is what the router saw last.
+pub fn health_check_timeout(timeout_ms: u64, detail: &str) -> String {
+    let seconds = timeout_ms / 1000;
+    format!(
+        "Error R10 (Boot timeout) -> Web process failed its health check (HEALTH_CHECK_PATH) within {seconds} seconds \
+         of binding to $PORT: {detail}"
+    )
+}
+
 /// Something listens where the router does not get to.
 pub fn loopback_only(port: u16) -> String {
     format!("Web process listens on 127.0.0.1:{port} only, where no request can reach it: bind to 0.0.0.0")

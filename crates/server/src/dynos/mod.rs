@@ -16,6 +16,7 @@
 mod actions;
 mod app_loop;
 mod attach;
+mod certificates;
 mod environment;
 mod events;
 mod log_text;
@@ -159,6 +160,13 @@ impl DynoManager {
             let _ = wait.await;
         }
         shared.routes.set(app_id, None);
+    }
+
+    /// Lets the router answer an ACME challenge on every host, or no more. Returns once it does.
+    pub async fn set_acme_challenge(&self, token: &str, key_authorization: Option<&str>) {
+        let Some(shared) = &self.0 else { return };
+        shared.routes.set_challenge(token, key_authorization);
+        shared.routes.served(&shared.parts.router).await;
     }
 
     /// Starts a waiting attached one-off for the client that has come.

@@ -30,7 +30,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     shared.send(app_id, Message::Poke);
                 }
             }
-            Ok(RouterEvent::Applied { .. } | RouterEvent::Wake { .. } | RouterEvent::Probed(_)) => {}
+            Ok(RouterEvent::Probed(probed)) => {
+                if let Some(app_id) = shared.routes.app_of(probed.dyno_id) {
+                    shared.send(app_id, Message::Probed(probed));
+                }
+            }
+            Ok(RouterEvent::Wake { app_id }) => shared.send(app_id, Message::Poke),
+            Ok(RouterEvent::Applied { .. }) => {}
             // Which ones were missed is not known; asking every app is cheap and rare.
             Err(RecvError::Lagged(_)) => {
                 let apps: Vec<_> = shared.lock().senders.keys().copied().collect();

@@ -32,6 +32,7 @@ fn app(id: u128) -> App {
         build_stack: "heroku-24".to_owned(),
         region: "local".to_owned(),
         maintenance: false,
+        acm: false,
         uid_base: 1_048_576,
         buildpack_provided_description: None,
         repo_size_bytes: 0,

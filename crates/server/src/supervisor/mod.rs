@@ -230,6 +230,17 @@ impl Supervisor {
         }
         command.arg("--domain").arg(&self.args.domain);
         command.arg("--owner").arg(&self.args.owner);
+        let acme = &self.args.acme;
+        for (name, value) in
+            [("--acme-directory", &acme.acme_directory), ("--acme-contact", &acme.acme_contact)]
+        {
+            if let Some(value) = value {
+                command.arg(name).arg(value);
+            }
+        }
+        if let Some(root) = &acme.acme_root {
+            command.arg("--acme-root").arg(root);
+        }
         command.env_remove(REEXECUTED);
         if let Some(url) = &self.args.database_url {
             command.env("FERROKU_DATABASE_URL", url);

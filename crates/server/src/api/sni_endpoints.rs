@@ -1,0 +1,160 @@
+//! `/apps/X/sni-endpoints`: certificates that users add, and those that the node got.
+
+use crate::api::body::Body;
+use crate::api::domains::changed;
+use crate::api::range::{ListRange, SortField, SortKey};
+use crate::auth::{OperateApp, ViewApp};
+use crate::certificate::{self, Checked};
+use crate::crash_point;
+use crate::error::ApiError;
+use crate::node::{Node, now_ms};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use ferroku_api::sni_endpoint::SniEndpoint;
+use ferroku_core::app::App;
+use ferroku_core::sni_endpoint::{SniEndpoint as Stored, random_name};
+use ferroku_store::sni_endpoints::Material;
+use ferroku_store::{StoreError, acm, domains, sni_endpoints};
+use http::StatusCode;
+use serde::Deserialize;
+use std::sync::Arc;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+/// How many random names are tried: 2.7 million make a second try rare already.
+pub(crate) const NAME_ATTEMPTS: usize = 10;
+const SORT_FIELDS: [SortField<SniEndpoint>; 2] = [
+    ("name", |endpoint| SortKey::Text(endpoint.name.clone())),
+    ("id", |endpoint| SortKey::Text(endpoint.id.to_string())),
+];
+
+/// The endpoints of this noun.
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps/{app}/sni-endpoints", get(list).post(create))
+        .route("/apps/{app}/sni-endpoints/{endpoint}", get(show).patch(update).delete(destroy))
+}
+
+#[derive(Deserialize)]
+struct Input {
+    certificate_chain: String,
+    private_key: String,
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    range: ListRange,
+) -> Result<Response, ApiError> {
+    let domains = domains::list(&node.store, app.id).await?;
+    let stored = sni_endpoints::list(&node.store, app.id).await?;
+    let all = stored.iter().map(|endpoint| SniEndpoint::new(endpoint, &app, &domains)).collect();
+    Ok(range.answer(all, &SORT_FIELDS))
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Body(input): Body<Input>,
+) -> Result<(StatusCode, Json<SniEndpoint>), ApiError> {
+    let checked = check(input).await?;
+    crash_point::hit("sni_endpoint.before_create");
+    let mut attempts = 0;
+    let stored = loop {
+        attempts += 1;
+        let name = new_name();
+        match sni_endpoints::create(&node.store, app.id, &name, &material(&checked), &user.actor, now_ms())
+            .await
+        {
+            Err(StoreError::Taken { .. }) if attempts < NAME_ATTEMPTS => {}
+            created => break created?,
+        }
+    };
+    crash_point::hit("sni_endpoint.created");
+    changed(&node, &app);
+    Ok((StatusCode::CREATED, Json(present(&node, &app, &stored).await?)))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    ViewApp { app, .. }: ViewApp,
+    Path((_, name)): Path<(String, String)>,
+) -> Result<Json<SniEndpoint>, ApiError> {
+    let stored = find(&node, &app, &name).await?;
+    Ok(Json(present(&node, &app, &stored).await?))
+}
+
+/// A user's certificate in place of one that the node got makes it the user's. When it was the last of those, automatic
+/// management ends, as Heroku's CLI promises.
+async fn update(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Path((_, name)): Path<(String, String)>,
+    Body(input): Body<Input>,
+) -> Result<Json<SniEndpoint>, ApiError> {
+    let stored = find(&node, &app, &name).await?;
+    let checked = check(input).await?;
+    let updated =
+        sni_endpoints::update(&node.store, &stored, &material(&checked), &user.actor, now_ms()).await?;
+    crash_point::hit("sni_endpoint.updated");
+    let left = sni_endpoints::list(&node.store, app.id).await?;
+    if app.acm && stored.acm && !left.iter().any(|endpoint| endpoint.acm) {
+        acm::disable(&node.store, app.id, &user.actor, now_ms()).await?;
+    }
+    changed(&node, &app);
+    Ok(Json(present(&node, &app, &updated).await?))
+}
+
+async fn destroy(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Path((_, name)): Path<(String, String)>,
+) -> Result<Json<SniEndpoint>, ApiError> {
+    let stored = find(&node, &app, &name).await?;
+    if stored.acm {
+        return Err(ApiError::invalid_params(format!(
+            "{name} is managed by the node. Turn that off with `heroku certs:auto:disable`, or remove its domain."
+        )));
+    }
+    let answer = present(&node, &app, &stored).await?;
+    sni_endpoints::delete(&node.store, &stored, &user.actor, now_ms()).await?;
+    crash_point::hit("sni_endpoint.destroyed");
+    changed(&node, &app);
+    Ok(Json(answer))
+}
+
+/// A random name in Heroku's form.
+pub(crate) fn new_name() -> String {
+    let (random, _) = Uuid::new_v4().as_u64_pair();
+    random_name(random.rotate_left(16))
+}
+
+/// What the store keeps of a checked certificate.
+pub(crate) fn material(checked: &Checked) -> Material<'_> {
+    Material {
+        certificate_chain: &checked.certificate_chain,
+        certificate: &checked.certificate,
+        private_key: &checked.private_key,
+    }
+}
+
+/// RSA arithmetic and reading the system's authorities take milliseconds: not on a thread that serves requests.
+async fn check(input: Input) -> Result<Checked, ApiError> {
+    let now = now_ms();
+    let (chain, key) = (input.certificate_chain, Zeroizing::new(input.private_key));
+    let check = move || certificate::check(&chain, &key, now);
+    let checked = tokio::task::spawn_blocking(check).await.map_err(ApiError::internal)?;
+    checked.map_err(|error| ApiError::invalid_params(error.to_string()))
+}
+
+async fn present(node: &Node, app: &App, stored: &Stored) -> Result<SniEndpoint, ApiError> {
+    let domains = domains::list(&node.store, app.id).await?;
+    Ok(SniEndpoint::new(stored, app, &domains))
+}
+
+async fn find(node: &Node, app: &App, id_or_name: &str) -> Result<Stored, ApiError> {
+    let found = sni_endpoints::find(&node.store, app.id, id_or_name).await?;
+    found.ok_or_else(|| ApiError::not_found("SNI endpoint"))
+}
