@@ -23,7 +23,7 @@ pub const WILDCARD_REASON: &str =
     "A wildcard cannot be proven over HTTP. Add a certificate for it with certs:add";
 
 /// `acm_due_at` of a domain that has an open job: never.
-const WHILE_JOB: Millis = Millis::MAX;
+pub(crate) const WHILE_JOB: Millis = Millis::MAX;
 
 /// Payload of an [`ORDER_JOB`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

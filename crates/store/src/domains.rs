@@ -160,7 +160,18 @@ pub async fn set_endpoint(
     })
 }
 
-/// As [`set_endpoint`], without its event.
+/// Ids of the domains that use a certificate.
+pub(crate) async fn list_of_endpoint(tx: &mut Connection, id: SniEndpointId) -> Result<Vec<DomainId>> {
+    let rows = sqlx::query("SELECT id FROM domain WHERE sni_endpoint_id = $1 ORDER BY id")
+        .bind(id.to_string())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed("list a certificate's domains"))?;
+    rows.iter().map(|row| row.parsed("id")).collect()
+}
+
+/// As [`set_endpoint`], without its event. One that loses its certificate is due for another, where they come
+/// automatically, unless one is being ordered.
 pub(crate) async fn set_endpoint_in(
     tx: &mut Connection,
     id: DomainId,
@@ -174,6 +185,16 @@ pub(crate) async fn set_endpoint_in(
         .execute(&mut *tx)
         .await
         .map_err(failed("set a domain's certificate"))?;
+    if endpoint.is_none() {
+        sqlx::query(
+            "UPDATE domain SET acm_status = NULL, acm_due_at = NULL WHERE id = $1 AND acm_due_at <> $2",
+        )
+        .bind(id.to_string())
+        .bind(acm::WHILE_JOB)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("let a domain be due for a certificate"))?;
+    }
     Ok(())
 }
 

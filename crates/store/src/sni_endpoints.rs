@@ -292,12 +292,9 @@ async fn bind_matching(tx: &mut Connection, endpoint: &SniEndpoint, now: Millis)
 }
 
 async fn unbind(tx: &mut Connection, id: SniEndpointId, now: Millis) -> Result<()> {
-    sqlx::query("UPDATE domain SET sni_endpoint_id = NULL, updated_at = $1 WHERE sni_endpoint_id = $2")
-        .bind(now)
-        .bind(id.to_string())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("take a certificate from its domains"))?;
+    for domain in domains::list_of_endpoint(tx, id).await? {
+        domains::set_endpoint_in(tx, domain, None, now).await?;
+    }
     Ok(())
 }
 

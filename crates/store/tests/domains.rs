@@ -256,6 +256,10 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
             .await
             .expect("added");
         assert_eq!(acm::enqueue_due(&store, 9, 14).await.expect("looked"), 0);
+        let bound = domains::by_id(&store, own.id).await.expect("read").expect("there");
+        let unbound = domains::set_endpoint(&store, &bound, None, &me, 14).await.expect("taken away");
+        let due = domains::due_for_certificate(&store, 14, 9).await.expect("read");
+        assert_eq!(due, [unbound], "without it the node gets one");
         domains::delete(&store, &own, &me, 15).await.expect("removed");
         assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 1, "the owner's stays");
         let auto = add(&store, &shop, "auto.example.com", &me, 16).await.expect("added");

@@ -67,6 +67,33 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn living_dynos_are_counted_by_state() {
+    each_database(|store| async move {
+        let fixture = fixture(store).await;
+        let web = fixture.dyno("web", 1, None).await.expect("written");
+        fixture.dyno("web", 2, None).await.expect("written");
+        let ended = fixture.dyno("worker", 1, None).await.expect("written");
+        let store = &fixture.store;
+        let written: Result<()> = async {
+            write!(store, tx => {
+                dynos::set_state(&mut tx, web, DynoState::Up, None, 5).await?;
+                dynos::end(&mut tx, ended, DynoState::Down, None, 6).await?;
+                Ok(())
+            })
+        }
+        .await;
+        written.expect("written");
+        let counts = dynos::counts(store).await.expect("read");
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|count| (count.process_type.as_str(), count.state.as_str(), count.dynos))
+            .collect();
+        assert_eq!(counts, [("web", "created", 1), ("web", "up", 1)]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn process_types_follow_the_slug_and_keep_what_the_user_chose() {
     each_database(|store| async move { process_types_on(store).await.expect("no error") }).await;
 }
