@@ -213,16 +213,27 @@ pub async fn given_up(
     })
 }
 
-/// Whether neither the job was cancelled nor its domain removed while its recipe went on.
+/// Whether the certificate is still wanted: the job may have been cancelled, its domain removed, or given a certificate
+/// of its owner's while the recipe went on. One that is not wanted any more is due anew once that changes.
 async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId) -> Result<bool> {
     let row = sqlx::query(
-        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 WHERE j.id = $2 AND j.finished_at IS NULL",
+        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 \
+         LEFT JOIN sni_endpoint e ON e.id = d.sni_endpoint_id AND e.acm = 0 \
+         WHERE j.id = $2 AND j.finished_at IS NULL AND e.id IS NULL",
     )
     .bind(domain_id.to_string())
     .bind(job_id.to_string())
     .fetch_optional(&mut *tx)
     .await
     .map_err(failed("look whether a certificate is still wanted"))?;
+    if row.is_none() {
+        sqlx::query("UPDATE domain SET acm_due_at = NULL WHERE id = $1 AND acm_due_at = $2")
+            .bind(domain_id.to_string())
+            .bind(WHILE_JOB)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("let a domain be due for a certificate"))?;
+    }
     Ok(row.is_some())
 }
 

@@ -262,6 +262,21 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
         assert_eq!(due, [unbound], "without it the node gets one");
         domains::delete(&store, &own, &me, 15).await.expect("removed");
         assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 1, "the owner's stays");
+        // Nor does a late automatic one take the place of the owner's.
+        let late = add(&store, &shop, "late.example.com", &me, 15).await.expect("added");
+        assert_eq!(acm::enqueue_due(&store, 9, 15).await.expect("looked"), 1);
+        let (job, _) = order_job(&store, 15).await.expect("taken");
+        let owned = certificate(&["late.example.com"]);
+        let own = sni_endpoints::create(&store, shop.id, "own-2", &material(&owned, "KEY"), &me, 15)
+            .await
+            .expect("added");
+        acm::issued(&store, job.id, &late, "late-1", &material(&owned, "KEY"), 99, 15)
+            .await
+            .expect("ignored");
+        let bound = domains::by_id(&store, late.id).await.expect("read").expect("there");
+        assert_eq!((bound.sni_endpoint_id, bound.acm_due_at), (Some(own.id), None));
+        domains::delete(&store, &bound, &me, 15).await.expect("removed");
+        sni_endpoints::delete(&store, &own, &me, 15).await.expect("removed");
         let auto = add(&store, &shop, "auto.example.com", &me, 16).await.expect("added");
         acm::enqueue_due(&store, 9, 17).await.expect("looked");
         let (job, _) = order_job(&store, 18).await.expect("taken");
