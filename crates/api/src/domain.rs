@@ -4,7 +4,7 @@ use crate::Timestamp;
 use crate::reference::Named;
 use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain as Stored, DomainStatus};
-use ferroku_core::sni_endpoint::SniEndpoint;
+use ferroku_core::sni_endpoint::{SniEndpoint, managed};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -47,6 +47,8 @@ impl Domain {
     /// A custom domain; `endpoints` are the app's.
     pub fn new(domain: &Stored, app: &App, endpoints: &[SniEndpoint]) -> Self {
         let endpoint = endpoints.iter().find(|endpoint| Some(endpoint.id) == domain.sni_endpoint_id);
+        let endpoint =
+            if endpoint.is_some_and(|endpoint| endpoint.acm) { managed(endpoints) } else { endpoint };
         let (acm_status, acm_status_reason) = match endpoint {
             // The owner's own certificate serves it: there is nothing to wait for.
             Some(endpoint) if app.acm && !endpoint.acm => {

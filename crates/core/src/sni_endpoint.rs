@@ -49,6 +49,14 @@ impl Certificate {
     }
 }
 
+/// The endpoint under whose name and id the API shows all that the node got for an app: the first of them.
+///
+/// Each domain has a managed certificate of its own, so that one that fails holds up no other; but clients know one
+/// managed endpoint an app, and the CLI's `domains:add` asks which to use as soon as there are two.
+pub fn managed(endpoints: &[SniEndpoint]) -> Option<&SniEndpoint> {
+    endpoints.iter().filter(|endpoint| endpoint.acm).min_by_key(|endpoint| (endpoint.created_at, endpoint.id))
+}
+
 /// A name in Heroku's form, chosen by `random`.
 pub fn random_name(random: u64) -> String {
     let dinosaur = DINOSAURS[(random % DINOSAURS.len() as u64) as usize];

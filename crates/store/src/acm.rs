@@ -8,10 +8,11 @@ use crate::domains::AcmState;
 use crate::events::NewEvent;
 use crate::row::failed;
 use crate::sni_endpoints::Material;
-use crate::{Connection, Result, Store, apps, domains, events, jobs, sni_endpoints, write};
+use crate::{Connection, Result, Store, StoreError, apps, domains, events, jobs, sni_endpoints, write};
 use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain};
 use ferroku_core::event::Actor;
+use ferroku_core::sni_endpoint::SniEndpoint;
 use ferroku_core::{AppId, DomainId, Millis};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -81,6 +82,45 @@ pub async fn disable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -
         }
         announce(&mut tx, app_id, "acm.destroy", "Disable Automatic Certificate Management", actor, now).await?;
         Ok(app)
+    })
+}
+
+/// Switches it off and puts a certificate of the owner's in the place of all that it got.
+///
+/// # Errors
+/// [`StoreError::Refused`] when a domain that uses what it got is not covered by the owner's.
+pub async fn replace(
+    store: &Store,
+    endpoint: &SniEndpoint,
+    material: &Material<'_>,
+    actor: &Actor,
+    now: Millis,
+) -> Result<SniEndpoint> {
+    let app_id = endpoint.app_id;
+    write!(store, tx => {
+        let managed = sni_endpoints::managed_in(&mut tx, app_id).await?;
+        for domain in domains::list_in(&mut tx, app_id).await? {
+            let none = AcmState { status: None, reason: None, due_at: None };
+            domains::set_acm(&mut tx, domain.id, &none, now).await?;
+            if !domain.sni_endpoint_id.is_some_and(|id| managed.contains(&id)) {
+                continue;
+            }
+            if !material.certificate.covers(&domain.hostname) {
+                return Err(StoreError::Refused(format!(
+                    "The certificate is not for {}, which has an automatic one. Add it beside that with \
+                     `heroku certs:add`, or use one that is for all domains.",
+                    domain.hostname
+                )));
+            }
+            domains::set_endpoint_in(&mut tx, domain.id, Some(endpoint.id), now).await?;
+        }
+        let replaced = sni_endpoints::replace(&mut tx, store.key(), endpoint.id, false, material, now).await?;
+        sni_endpoints::bind_matching(&mut tx, &replaced, now).await?;
+        apps::set_acm(&mut tx, app_id, false, now).await?;
+        jobs::cancel(&mut tx, ORDER_JOB, app_id, now).await?;
+        sni_endpoints::delete_unused_acm(&mut tx, app_id).await?;
+        announce(&mut tx, app_id, "acm.destroy", "Disable Automatic Certificate Management", actor, now).await?;
+        Ok(replaced)
     })
 }
 

@@ -47,8 +47,7 @@ pub async fn create(
     })
 }
 
-/// Puts another certificate in an endpoint's place, which from then on is the user's own. Domains that it covers and
-/// that have none use it, too.
+/// Puts another certificate in the place of a user's. Domains that it covers and that have none use it, too.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when a domain that uses the endpoint is not covered by the new certificate.
@@ -213,6 +212,12 @@ pub async fn private_key(store: &Store, endpoint: &SniEndpoint) -> Result<Option
     Ok(Some(Zeroizing::new(text.to_owned())))
 }
 
+/// Ids of those that the node got.
+pub(crate) async fn managed_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<SniEndpointId>> {
+    let all = list_in(tx, app_id).await?;
+    Ok(all.iter().filter(|endpoint| endpoint.acm).map(|endpoint| endpoint.id).collect())
+}
+
 async fn list_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<SniEndpoint>> {
     let rows = sqlx::query("SELECT * FROM sni_endpoint WHERE app_id = $1 ORDER BY name")
         .bind(app_id.to_string())
@@ -249,7 +254,7 @@ async fn insert(
     endpoint(&row)
 }
 
-async fn replace(
+pub(crate) async fn replace(
     tx: &mut Connection,
     key: &MasterKey,
     id: SniEndpointId,
@@ -282,7 +287,7 @@ async fn replace(
     endpoint(&row)
 }
 
-async fn bind_matching(tx: &mut Connection, endpoint: &SniEndpoint, now: Millis) -> Result<()> {
+pub(crate) async fn bind_matching(tx: &mut Connection, endpoint: &SniEndpoint, now: Millis) -> Result<()> {
     for domain in domains::list_in(tx, endpoint.app_id).await? {
         if domain.sni_endpoint_id.is_none() && endpoint.certificate.covers(&domain.hostname) {
             domains::set_endpoint_in(tx, domain.id, Some(endpoint.id), now).await?;

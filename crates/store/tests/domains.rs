@@ -290,6 +290,43 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
 }
 
 #[tokio::test]
+async fn an_owners_certificate_takes_the_place_of_all_automatic_ones_or_of_none() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        acm::enable(&store, shop.id, &me, 1).await.expect("on");
+        for (number, hostname) in ["a.example.com", "b.example.com"].into_iter().enumerate() {
+            let domain = add(&store, &shop, hostname, &me, 2).await.expect("added");
+            acm::enqueue_due(&store, 9, 3).await.expect("looked");
+            let (job, _) = order_job(&store, 4).await.expect("taken");
+            let got = certificate(&[hostname]);
+            let name = format!("auto-{number}");
+            acm::issued(&store, job.id, &domain, &name, &material(&got, "KEY"), 99, 5)
+                .await
+                .expect("written");
+        }
+        let all = sni_endpoints::list(&store, shop.id).await.expect("read");
+        assert_eq!(all.len(), 2);
+        let narrow = certificate(&["a.example.com"]);
+        let refused = acm::replace(&store, &all[0], &material(&narrow, "OWN"), &me, 6).await;
+        assert!(message(refused).contains("b.example.com"));
+        assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read"), all, "nothing was changed");
+        let wide = certificate(&["*.example.com"]);
+        let own = acm::replace(&store, &all[0], &material(&wide, "OWN"), &me, 7).await.expect("replaced");
+        assert!(!own.acm && own.version == 2);
+        assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read"), [own.clone()]);
+        let domains = domains::list(&store, shop.id).await.expect("read");
+        assert!(
+            domains
+                .iter()
+                .all(|domain| domain.sni_endpoint_id == Some(own.id) && domain.acm_status.is_none())
+        );
+        assert!(!apps::by_id(&store, shop.id).await.expect("read").expect("there").acm);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn features_and_acme_accounts_are_kept() {
     each_database(|store| async move {
         let me = account(&store, "me@example.com").await;

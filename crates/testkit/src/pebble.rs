@@ -105,7 +105,10 @@ impl TestAuthority {
     /// When the DNS server does not answer.
     pub fn lead(&self, host: &str, address: &str) {
         let body = serde_json::json!({"host": format!("{host}."), "addresses": [address]}).to_string();
-        self.curl(&["-d", &body, &self.dns_url("add-a")]).expect("the DNS server answers");
+        // Adding alone would leave the address before in front.
+        for step in ["clear-a", "add-a"] {
+            self.curl(&["-d", &body, &self.dns_url(step)]).expect("the DNS server answers");
+        }
     }
 
     /// A file with the root of the certificates that it issues: another than that of its own one.

@@ -87,7 +87,8 @@ async fn create(
             id: new_id(now_ms()),
             hostname: &hostname,
             cname: &cname,
-            sni_endpoint_id: endpoint.map(|endpoint| endpoint.id),
+            // A managed certificate is for one domain: the node gets this one its own.
+            sni_endpoint_id: endpoint.filter(|endpoint| !endpoint.acm).map(|endpoint| endpoint.id),
         };
         match domains::create(&node.store, &app, &new, &user.actor, now_ms()).await {
             // Either the target, or the name by another request at the same time: the next attempt says which.
@@ -123,7 +124,14 @@ async fn update(
     let endpoints = sni_endpoints::list(&node.store, app.id).await?;
     let endpoint = match update.sni_endpoint {
         Value::Null => None,
-        Value::String(name) => Some(endpoint_for(&endpoints, &name, &stored.hostname)?.id),
+        Value::String(name) => {
+            let chosen = endpoint_for(&endpoints, &name, &stored.hostname)?;
+            let current = endpoints.iter().find(|endpoint| Some(endpoint.id) == stored.sni_endpoint_id);
+            if chosen.acm && current.is_some_and(|endpoint| endpoint.acm) {
+                return Ok(Json(present(&node, &app, &stored).await?));
+            }
+            Some(chosen.id).filter(|_| !chosen.acm)
+        }
         _ => {
             return Err(ApiError::invalid_params(
                 "Invalid value for sni_endpoint: give its name or id, or null.",
@@ -183,7 +191,8 @@ fn refuse_default(node: &Node, app: &App, name: &str, what: &str) -> Result<(), 
     }
 }
 
-/// The certificate of this name or id, if clients would take it for `hostname`.
+/// The certificate of this name or id, if clients would take it for `hostname`; a managed one stands for whatever the
+/// node gets.
 fn endpoint_for<'a>(
     endpoints: &'a [SniEndpoint],
     name: &str,
@@ -193,7 +202,7 @@ fn endpoint_for<'a>(
         .iter()
         .find(|endpoint| endpoint.name == name || endpoint.id.to_string() == name)
         .ok_or_else(|| ApiError::not_found("SNI endpoint"))?;
-    if endpoint.certificate.covers(hostname) {
+    if endpoint.acm || endpoint.certificate.covers(hostname) {
         return Ok(endpoint);
     }
     let names = endpoint.certificate.domains.join(", ");

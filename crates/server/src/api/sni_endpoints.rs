@@ -48,10 +48,7 @@ async fn list(
     ViewApp { app, .. }: ViewApp,
     range: ListRange,
 ) -> Result<Response, ApiError> {
-    let domains = domains::list(&node.store, app.id).await?;
-    let stored = sni_endpoints::list(&node.store, app.id).await?;
-    let all = stored.iter().map(|endpoint| SniEndpoint::new(endpoint, &app, &domains)).collect();
-    Ok(range.answer(all, &SORT_FIELDS))
+    Ok(range.answer(shown(&node, &app).await?, &SORT_FIELDS))
 }
 
 async fn create(
@@ -82,27 +79,24 @@ async fn show(
     ViewApp { app, .. }: ViewApp,
     Path((_, name)): Path<(String, String)>,
 ) -> Result<Json<SniEndpoint>, ApiError> {
-    let stored = find(&node, &app, &name).await?;
-    Ok(Json(present(&node, &app, &stored).await?))
+    Ok(Json(find(&node, &app, &name).await?.1))
 }
 
-/// A user's certificate in place of one that the node got makes it the user's. When it was the last of those, automatic
-/// management ends, as Heroku's CLI promises.
+/// A user's certificate in place of those that the node got ends automatic management, as Heroku's CLI promises.
 async fn update(
     State(node): State<Arc<Node>>,
     OperateApp { app, user }: OperateApp,
     Path((_, name)): Path<(String, String)>,
     Body(input): Body<Input>,
 ) -> Result<Json<SniEndpoint>, ApiError> {
-    let stored = find(&node, &app, &name).await?;
+    let (stored, _) = find(&node, &app, &name).await?;
     let checked = check(input).await?;
-    let updated =
-        sni_endpoints::update(&node.store, &stored, &material(&checked), &user.actor, now_ms()).await?;
+    let material = material(&checked);
+    let updated = match stored.acm {
+        true => acm::replace(&node.store, &stored, &material, &user.actor, now_ms()).await?,
+        false => sni_endpoints::update(&node.store, &stored, &material, &user.actor, now_ms()).await?,
+    };
     crash_point::hit("sni_endpoint.updated");
-    let left = sni_endpoints::list(&node.store, app.id).await?;
-    if app.acm && stored.acm && !left.iter().any(|endpoint| endpoint.acm) {
-        acm::disable(&node.store, app.id, &user.actor, now_ms()).await?;
-    }
     changed(&node, &app);
     Ok(Json(present(&node, &app, &updated).await?))
 }
@@ -112,13 +106,12 @@ async fn destroy(
     OperateApp { app, user }: OperateApp,
     Path((_, name)): Path<(String, String)>,
 ) -> Result<Json<SniEndpoint>, ApiError> {
-    let stored = find(&node, &app, &name).await?;
+    let (stored, answer) = find(&node, &app, &name).await?;
     if stored.acm {
         return Err(ApiError::invalid_params(format!(
             "{name} is managed by the node. Turn that off with `heroku certs:auto:disable`, or remove its domain."
         )));
     }
-    let answer = present(&node, &app, &stored).await?;
     sni_endpoints::delete(&node.store, &stored, &user.actor, now_ms()).await?;
     crash_point::hit("sni_endpoint.destroyed");
     changed(&node, &app);
@@ -154,7 +147,16 @@ async fn present(node: &Node, app: &App, stored: &Stored) -> Result<SniEndpoint,
     Ok(SniEndpoint::new(stored, app, &domains))
 }
 
-async fn find(node: &Node, app: &App, id_or_name: &str) -> Result<Stored, ApiError> {
-    let found = sni_endpoints::find(&node.store, app.id, id_or_name).await?;
-    found.ok_or_else(|| ApiError::not_found("SNI endpoint"))
+async fn shown(node: &Node, app: &App) -> Result<Vec<SniEndpoint>, ApiError> {
+    let domains = domains::list(&node.store, app.id).await?;
+    let stored = sni_endpoints::list(&node.store, app.id).await?;
+    Ok(SniEndpoint::list(&stored, app, &domains))
+}
+
+/// The endpoint of this id or name, as stored and as shown.
+async fn find(node: &Node, app: &App, id_or_name: &str) -> Result<(Stored, SniEndpoint), ApiError> {
+    let none = || ApiError::not_found("SNI endpoint");
+    let stored = sni_endpoints::find(&node.store, app.id, id_or_name).await?.ok_or_else(none)?;
+    let shown = shown(node, app).await?.into_iter().find(|one| one.id == stored.id.0).ok_or_else(none)?;
+    Ok((stored, shown))
 }
