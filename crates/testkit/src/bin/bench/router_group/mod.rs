@@ -207,8 +207,8 @@ fn table_figures(node: &TestNode, ours: &Proxy) -> Vec<Figure> {
 /// Creates many apps without code; each is in the table with its host.
 fn make_apps(node: &TestNode) {
     let line = format!(
-        "seq {MANY_APPS} | xargs -P 4 -I N curl -s -o /dev/null -X POST -H \"Authorization: Bearer $HEROKU_API_KEY\" \
-         -H 'Content-Type: application/json' -d '{{\"name\":\"many-N\"}}' \"$HEROKU_HOST/apps\""
+        "seq {MANY_APPS} | xargs -P 4 -I NUMBER curl -sS --fail -o /dev/null -X POST -H \"Authorization: Bearer $HEROKU_API_KEY\" \
+         -H 'Content-Type: application/json' -d '{{\"name\":\"many-NUMBER\"}}' \"$HEROKU_HOST/apps\""
     );
     node.run_unchecked(&line).succeeded();
     node.wait_for("all apps in the table", || {
