@@ -115,11 +115,12 @@ pub fn normalize(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
-/// Whether an app may have a (normalized) host name on a node that serves apps at `NAME.node_domain`.
+/// Whether an app may have a (normalized) host name on a node that serves apps at `NAME.node_domain`, on a machine that
+/// is called `machine`.
 ///
 /// # Errors
 /// Why not, for the user.
-pub fn check_place(hostname: &str, app_name: &str, node_domain: &str) -> Result<(), String> {
+pub fn check_place(hostname: &str, app_name: &str, node_domain: &str, machine: &str) -> Result<(), String> {
     let own = format!("{app_name}.{node_domain}");
     if hostname == own {
         return Err(format!("{own} is this app's own name already: it needs not be added."));
@@ -130,6 +131,11 @@ pub fn check_place(hostname: &str, app_name: &str, node_domain: &str) -> Result<
             "{hostname} lies under {node_domain}, where this node serves every app by its name. \
              Use a domain of your own, or a name under {own}."
         ));
+    }
+    for reserved in [node_domain, machine] {
+        if hostname == reserved || wildcard_of(reserved).as_deref() == Some(hostname) {
+            return Err(format!("{hostname} would answer for {reserved}, which is this node's own name."));
+        }
     }
     Ok(())
 }
@@ -214,14 +220,17 @@ mod tests {
 
     #[test]
     fn only_an_apps_own_part_of_the_nodes_domain_is_its() {
-        let check = |hostname| check_place(hostname, "shop", "apps.example.com");
-        for good in ["www.example.com", "example.com", "*.example.com", "api.shop.apps.example.com"] {
+        let check = |hostname| check_place(hostname, "shop", "apps.example.com", "node1.example.net");
+        for good in ["www.example.com", "example.com", "*.example.org", "api.shop.apps.example.com"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in
             ["apps.example.com", "other.apps.example.com", "*.apps.example.com", "x.other.apps.example.com"]
         {
             assert!(check(bad).expect_err(bad).contains("serves every app"), "{bad}");
+        }
+        for bad in ["*.example.com", "node1.example.net", "*.example.net"] {
+            assert!(check(bad).expect_err(bad).contains("own name"), "{bad}");
         }
         assert!(check("shop.apps.example.com").expect_err("its own").contains("already"));
     }

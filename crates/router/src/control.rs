@@ -152,9 +152,10 @@ impl Control {
         {
             tracing::error!(folder = %self.folder.display(), %error, "the route table cannot be kept on disk");
         }
-        self.shared.certificates_have_come();
         self.probes.follow(&table);
         self.apply(table);
+        // Handshakes that waited find the certificates in the table: not before it is there.
+        self.shared.certificates_have_come();
         self.tell(FromRouter::TableApplied(TableApplied { version }));
         for dyno_id in self.compiler.drained() {
             self.report_drained(dyno_id);

@@ -7,7 +7,7 @@
 //! ever sent to the target again. `Target::enter` counts first and looks for retirement second; `retire`
 //! marks first and the caller reads the count second; both in sequentially consistent order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -237,6 +237,7 @@ impl Compiler {
     /// on that this returns, even from requests that still read the table before.
     pub fn compile(&mut self, table: RouteTable) -> Table {
         let mut known = HashMap::with_capacity(self.targets.len());
+        let mut own_names: HashSet<Box<str>> = HashSet::with_capacity(table.apps.len());
         let mut hosts = HashMap::with_capacity(table.apps.len());
         let mut apps = Vec::with_capacity(table.apps.len());
         let mut states = HashMap::with_capacity(table.apps.len());
@@ -267,8 +268,15 @@ impl Compiler {
             states.insert(route.app_id, state.clone());
             let app = Arc::new(App { route, targets, state });
             apps.push(app.clone());
-            for name in names {
-                hosts.insert(name.to_ascii_lowercase().into_boxed_str(), app.clone());
+            // An app's own name comes first in its list; it counts before any other app's custom domain.
+            for (place, name) in names.into_iter().enumerate() {
+                let name = name.to_ascii_lowercase().into_boxed_str();
+                if place == 0 {
+                    hosts.insert(name.clone(), app.clone());
+                    own_names.insert(name);
+                } else if !own_names.contains(&name) {
+                    hosts.insert(name, app.clone());
+                }
             }
         }
         for (dyno_id, gone) in self.targets.drain() {

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 /// Most certificates in one chain: a leaf and its intermediates are two to four.
 const MAX_CHAIN: usize = 10;
 /// Largest text of a chain or a key, in bytes: ten certificates with 4096-bit keys have 30 KB.
-const MAX_PEM_BYTES: usize = 128 * 1024;
+const MAX_PEM_BYTES: usize = 32 * 1024;
 /// The system's root authorities, where Debian keeps them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -88,7 +88,7 @@ pub fn check(chain_pem: &str, key_pem: &str, now: Millis) -> Result<Checked, Cer
             return Err(CertificateError::TooLarge(what));
         }
     }
-    let key = read_key(key_pem)?;
+    let (key_der, key) = read_key(key_pem)?;
     let ders = read_chain(chain_pem)?;
     let parsed = parse_chain(&ders)?;
     let leaf = ders
@@ -102,13 +102,16 @@ pub fn check(chain_pem: &str, key_pem: &str, now: Millis) -> Result<Checked, Cer
         return Err(CertificateError::Expired(day(certificate.expires_at)));
     }
     Ok(Checked {
-        certificate_chain: chain.iter().map(|der| pem(der)).collect(),
+        certificate_chain: chain.iter().map(|der| pem("CERTIFICATE", der)).collect(),
         certificate,
-        private_key: Zeroizing::new(key_pem.trim().to_owned() + "\n"),
+        // Written anew, as the chain is: what stands around the key in the text given goes nowhere.
+        private_key: Zeroizing::new(key_to_pem(&key_der)),
     })
 }
 
-fn read_key(text: &str) -> Result<Arc<dyn rustls::sign::SigningKey>, CertificateError> {
+type Key = (PrivateKeyDer<'static>, Arc<dyn rustls::sign::SigningKey>);
+
+fn read_key(text: &str) -> Result<Key, CertificateError> {
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
         return Err(CertificateError::EncryptedKey);
     }
@@ -118,7 +121,17 @@ fn read_key(text: &str) -> Result<Arc<dyn rustls::sign::SigningKey>, Certificate
             false => CertificateError::NoKey,
         }
     })?;
-    crypto::ring::sign::any_supported_type(&der).map_err(|_| CertificateError::UnsupportedKey)
+    let key = crypto::ring::sign::any_supported_type(&der).map_err(|_| CertificateError::UnsupportedKey)?;
+    Ok((der, key))
+}
+
+fn key_to_pem(der: &PrivateKeyDer<'_>) -> String {
+    let label = match der {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    pem(label, der.secret_der())
 }
 
 fn read_chain(text: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -233,12 +246,12 @@ fn name(name: &X509Name<'_>) -> String {
     text
 }
 
-fn pem(der: &[u8]) -> String {
+fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("base64 is ASCII")).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn day(at: Millis) -> String {

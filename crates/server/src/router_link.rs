@@ -394,7 +394,14 @@ async fn write(
     mut outgoing: mpsc::UnboundedReceiver<ToRouter>,
 ) -> Result<(), LinkError> {
     while let Some(message) = outgoing.recv().await {
-        writer.write_all(&message.encode()?).await?;
+        match message.encode() {
+            Ok(bytes) => writer.write_all(&bytes).await?,
+            // The router goes on with the table it has; ending the link would take its reports away as well.
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the route table is too large for the router, which keeps the one before; remove unused certificates"
+            ),
+        }
     }
     std::future::pending().await
 }

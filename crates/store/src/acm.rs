@@ -58,7 +58,7 @@ pub async fn enable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) ->
     write!(store, tx => {
         let app = apps::set_acm(&mut tx, app_id, true, now).await?;
         for domain in domains::list_in(&mut tx, app_id).await? {
-            if domain.acm_status.is_none() {
+            if domain.acm_status.is_none() && domain.acm_due_at != Some(WHILE_JOB) {
                 domains::set_acm(&mut tx, domain.id, &first_state(&domain), now).await?;
             }
         }
@@ -257,7 +257,7 @@ pub async fn given_up(
 /// of its owner's while the recipe went on. One that is not wanted any more is due anew once that changes.
 async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId) -> Result<bool> {
     let row = sqlx::query(
-        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 \
+        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 JOIN app a ON a.id = d.app_id AND a.acm = 1 \
          LEFT JOIN sni_endpoint e ON e.id = d.sni_endpoint_id AND e.acm = 0 \
          WHERE j.id = $2 AND j.finished_at IS NULL AND e.id IS NULL",
     )

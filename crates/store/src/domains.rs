@@ -294,11 +294,12 @@ async fn refuse_taken(tx: &mut Connection, app: &App, hostname: &str) -> Result<
         if other == hostname {
             return Err(StoreError::Refused(format!("{hostname} is currently in use by another app.")));
         }
-        // Deeper names than one label below are not the wildcard's.
-        let related = wildcard_of(&other).as_deref() == Some(hostname) || other.starts_with("*.");
+        // Deeper names than one label below are not the wildcard's. Whose name it is, is not told.
+        let related = wildcard_of(&other).as_deref() == Some(hostname)
+            || wildcard_of(hostname).is_some_and(|wildcard| wildcard == other);
         if related && row.text("owner_id")? != app.owner_id.to_string() {
             return Err(StoreError::Refused(format!(
-                "{hostname} is currently in use by another app: {other} belongs to another owner's app."
+                "{hostname} is currently in use by another app, by a wildcard or a name under it."
             )));
         }
     }

@@ -169,7 +169,8 @@ pub async fn hasten(tx: &mut Connection, kind: &str, app_id: AppId, now: Millis)
 /// The database failed.
 pub async fn cancel(tx: &mut Connection, kind: &str, app_id: AppId, now: Millis) -> Result<()> {
     sqlx::query(
-        "UPDATE job SET finished_at = $1, updated_at = $1 WHERE kind = $2 AND app_id = $3 AND finished_at IS NULL",
+        "UPDATE job SET finished_at = $1, updated_at = $1, payload = '' \
+         WHERE kind = $2 AND app_id = $3 AND finished_at IS NULL",
     )
     .bind(now)
     .bind(kind)
@@ -209,7 +210,8 @@ pub async fn finish(store: &Store, id: Uuid, now: Millis) -> Result<()> {
 /// # Errors
 /// The database failed.
 pub async fn finish_in(tx: &mut Connection, id: Uuid, now: Millis) -> Result<()> {
-    sqlx::query("UPDATE job SET finished_at = $1, updated_at = $1 WHERE id = $2")
+    // What it needed, a certificate's key for one, is nobody's any more.
+    sqlx::query("UPDATE job SET finished_at = $1, updated_at = $1, payload = '' WHERE id = $2")
         .bind(now)
         .bind(id.to_string())
         .execute(&mut *tx)

@@ -18,7 +18,7 @@ use ferroku_core::app::{
     App as Stored, DEFAULT_REGION, DEFAULT_STACK, check_name, random_name, resolve_stack,
 };
 use ferroku_store::apps::{AppChange, NewApp};
-use ferroku_store::{StoreError, accounts, apps};
+use ferroku_store::{StoreError, accounts, apps, domains};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -171,6 +171,16 @@ async fn update(
         )
         .await?;
         check_name(&name).map_err(ApiError::invalid_params)?;
+        let below = format!(".{}.{}", app.name, node.config.domain);
+        let domains = domains::list(&node.store, app.id).await?;
+        if let Some(left) = domains.iter().find(|domain| domain.hostname.ends_with(&below)) {
+            // They would be served by this app under what may become another app's name.
+            return Err(ApiError::invalid_params(format!(
+                "{} is a name under {}: remove it with `heroku domains:remove` before you rename the app.",
+                left.hostname,
+                &below[1..]
+            )));
+        }
         change.name = Some(name);
     }
     if let Some(stack) = update.build_stack {

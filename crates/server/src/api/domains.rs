@@ -69,7 +69,8 @@ async fn create(
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Domain>), ApiError> {
     let hostname = normalize(&create.hostname).map_err(ApiError::invalid_params)?;
-    check_place(&hostname, &app.name, &node.config.domain).map_err(ApiError::invalid_params)?;
+    let machine = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    check_place(&hostname, &app.name, &node.config.domain, &machine).map_err(ApiError::invalid_params)?;
     let endpoints = sni_endpoints::list(&node.store, app.id).await?;
     let endpoint = match create.sni_endpoint.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => Some(endpoint_for(&endpoints, name, &hostname)?),
