@@ -347,10 +347,10 @@ impl Supervisor {
         for _ in 0..CONTROL_STOP_TRIES {
             let pid = self.control.pid();
             self.control.signal(Signal::INT);
-            let ended = self.control.wait_end(CONTROL_STOP_LIMIT);
+            self.control.wait_end(CONTROL_STOP_LIMIT);
             reap();
             let is_done = pid.is_some_and(|pid| self.control.is_done(pid));
-            if !ended || is_done || !self.control.was_ready {
+            if is_done || !self.control.was_ready {
                 return;
             }
             say("the control process ended before it had stopped the dynos; another one goes on");

@@ -134,6 +134,10 @@ impl Supervisor {
                 if self.environment_sent && self.end.is_none() {
                     self.started_at_ms = Some(sys::monotonic_ms());
                     self.tell(&FromDynoInit::Started);
+                    if self.stop_at_ms.is_some() {
+                        // A stop that came before the command ran has reached nobody.
+                        self.cgroup.signal(libc::SIGTERM);
+                    }
                 }
             }
             Ok((_, Some(master))) => {
