@@ -71,9 +71,14 @@ async fn a_host_name_belongs_to_one_app_and_wildcards_to_one_owner() {
             );
         }
         // A wildcard above another owner's name, or a name below another owner's wildcard, would take visitors away.
-        assert!(message(add(&store, &theirs, "*.example.com", &other, 6).await).contains("another owner"));
+        assert!(
+            message(add(&store, &theirs, "*.example.com", &other, 6).await).contains("in use by another app")
+        );
         add(&store, &mine, "*.example.com", &me, 6).await.expect("one owner's apps may share a domain");
-        assert!(message(add(&store, &theirs, "api.example.com", &other, 7).await).contains("*.example.com"));
+        assert!(
+            message(add(&store, &theirs, "api.example.com", &other, 7).await)
+                .contains("by a wildcard or a name under it")
+        );
         add(&store, &theirs, "a.b.example.com", &other, 7)
             .await
             .expect("two labels below is not the wildcard's");
