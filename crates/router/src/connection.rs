@@ -124,7 +124,7 @@ fn read_some(stream: &TcpStream, read: &mut BytesMut) -> io::Result<usize> {
 async fn tls(shared: &Arc<Shared>, accepted: Accepted, read: Bytes) {
     let Accepted { stream, address, public_port, worker } = accepted;
     let handshake = async {
-        wait_for_certificates(shared).await;
+        shared.certificates().await;
         TlsAcceptor::from(shared.tls.clone()).accept(Rewound::new(read, stream)).await
     };
     let mut phase = shared.phase.subscribe();
@@ -145,15 +145,6 @@ async fn tls(shared: &Arc<Shared>, accepted: Accepted, read: Bytes) {
         http2(shared, client, stream).await;
     } else {
         http1(shared, client, stream).await;
-    }
-}
-
-/// A table from the disk has no certificates; control sends one that has as soon as it is connected.
-async fn wait_for_certificates(shared: &Shared) {
-    if !shared.has_certificates() {
-        let mut changed = shared.table_changed.subscribe();
-        // The sender lives as long as `shared`.
-        let _ = changed.wait_for(|_| shared.has_certificates()).await;
     }
 }
 

@@ -154,7 +154,7 @@ impl Control {
         }
         self.probes.follow(&table);
         self.apply(table);
-        // Handshakes that waited find the certificates in the table: not before it is there.
+        // Handshakes that waited look for their certificates in the table that is in place.
         self.shared.certificates_have_come();
         self.tell(FromRouter::TableApplied(TableApplied { version }));
         for dyno_id in self.compiler.drained() {

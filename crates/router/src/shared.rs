@@ -33,7 +33,7 @@ pub struct Shared {
     /// `None` until the first table.
     pub table: Arc<ArcSwapOption<Table>>,
     /// Whether the table has come from control, with its certificates.
-    certificates_known: AtomicBool,
+    certificates_known: watch::Sender<bool>,
     pub tls: Arc<rustls::ServerConfig>,
     /// The version of the table, for those who wait for the next one.
     pub table_changed: watch::Sender<u64>,
@@ -188,7 +188,7 @@ impl Shared {
         Ok(Arc::new(Self {
             tls: tls::server_config(table.clone())?,
             table,
-            certificates_known: AtomicBool::new(false),
+            certificates_known: watch::Sender::new(false),
             table_changed: watch::Sender::new(0),
             timeouts,
             connections_limit: limits.in_all,
@@ -205,14 +205,17 @@ impl Shared {
         }))
     }
 
-    /// Whether the table has come from control, with its certificates.
-    pub fn has_certificates(&self) -> bool {
-        self.certificates_known.load(Ordering::Acquire)
+    /// Returns once the table is one from control: one from the disk has no certificates.
+    pub async fn certificates(&self) {
+        if !*self.certificates_known.borrow() {
+            // The sender lives as long as `self`.
+            let _ = self.certificates_known.subscribe().wait_for(|known| *known).await;
+        }
     }
 
-    /// The table that is put into place next has come from control.
+    /// The table that is in place has come from control.
     pub fn certificates_have_come(&self) {
-        self.certificates_known.store(true, Ordering::Release);
+        self.certificates_known.send_replace(true);
     }
 
     /// Moves on to `phase`.
