@@ -35,7 +35,7 @@ impl Domain {
             app: Named::app(app),
             cname: None,
             created_at: app.created_at.into(),
-            hostname: format!("{}.{node_domain}", app.name),
+            hostname: app.default_host(node_domain),
             id: app.id.0,
             kind: "heroku".to_owned(),
             sni_endpoint: None,

@@ -38,6 +38,13 @@ pub struct App {
     pub updated_at: Millis,
 }
 
+impl App {
+    /// Its own host name on a node with this domain, `NAME.DOMAIN`.
+    pub fn default_host(&self, node_domain: &str) -> String {
+        format!("{}.{node_domain}", self.name)
+    }
+}
+
 /// Whether an app may be called `name`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 //! ever sent to the target again. `Target::enter` counts first and looks for retirement second; `retire`
 //! marks first and the caller reads the count second; both in sequentially consistent order.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -237,7 +237,7 @@ impl Compiler {
     /// on that this returns, even from requests that still read the table before.
     pub fn compile(&mut self, table: RouteTable) -> Table {
         let mut known = HashMap::with_capacity(self.targets.len());
-        let mut own_names: HashSet<Box<str>> = HashSet::with_capacity(table.apps.len());
+        let mut own_names = Vec::with_capacity(table.apps.len());
         let mut hosts = HashMap::with_capacity(table.apps.len());
         let mut apps = Vec::with_capacity(table.apps.len());
         let mut states = HashMap::with_capacity(table.apps.len());
@@ -268,17 +268,12 @@ impl Compiler {
             states.insert(route.app_id, state.clone());
             let app = Arc::new(App { route, targets, state });
             apps.push(app.clone());
-            // An app's own name comes first in its list; it counts before any other app's custom domain.
-            for (place, name) in names.into_iter().enumerate() {
-                let name = name.to_ascii_lowercase().into_boxed_str();
-                if place == 0 {
-                    hosts.insert(name.clone(), app.clone());
-                    own_names.insert(name);
-                } else if !own_names.contains(&name) {
-                    hosts.insert(name, app.clone());
-                }
-            }
+            let mut names = names.into_iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
+            own_names.extend(names.next().map(|own| (own, app.clone())));
+            hosts.extend(names.map(|name| (name, app.clone())));
         }
+        // An app's own name, the first in its list, counts before any other app's custom domain.
+        hosts.extend(own_names);
         for (dyno_id, gone) in self.targets.drain() {
             gone.adding.store(false, Ordering::SeqCst);
             gone.retire();
@@ -366,6 +361,20 @@ mod tests {
             "shop.localhost:x",
         ] {
             assert!(table.find(host).is_none(), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_apps_own_name_counts_before_anothers_custom_domain() {
+        let app = |id, hosts: &[&str]| {
+            let hosts = hosts.iter().map(|host| (*host).into()).collect();
+            RouteApp::new(AppId(Uuid::from_u128(id)), "a", hosts)
+        };
+        let (victim, thief) = (app(1, &["Shop.localhost"]), app(2, &["thief.localhost", "shop.localhost"]));
+        for apps in [vec![victim.clone(), thief.clone()], vec![thief, victim]] {
+            let (emptied, _keep) = mpsc::unbounded_channel();
+            let table = Compiler::new(1, emptied).compile(RouteTable { apps, ..RouteTable::default() });
+            assert_eq!(table.find("shop.localhost").unwrap().id(), AppId(Uuid::from_u128(1)));
         }
     }
 

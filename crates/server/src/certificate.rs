@@ -7,6 +7,7 @@
 
 use ferroku_core::Millis;
 use ferroku_core::sni_endpoint::Certificate;
+use ferroku_store::sni_endpoints::Material;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
@@ -32,8 +33,19 @@ pub struct Checked {
     /// PEM, the leaf first.
     pub certificate_chain: String,
     pub certificate: Certificate,
-    /// PEM, as it came.
+    /// PEM.
     pub private_key: Zeroizing<String>,
+}
+
+impl Checked {
+    /// What the store keeps of it.
+    pub fn material(&self) -> Material<'_> {
+        Material {
+            certificate_chain: &self.certificate_chain,
+            certificate: &self.certificate,
+            private_key: &self.private_key,
+        }
+    }
 }
 
 /// Why a certificate or its key cannot be used; for the user.
@@ -248,7 +260,8 @@ fn name(name: &X509Name<'_>) -> String {
 
 fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    // A key passes through here, too.
+    let text = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(der));
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("base64 is ASCII")).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))

@@ -1,5 +1,6 @@
 //! Automatic certificates from a real ACME authority, checked by a real TLS client.
 
+use ferroku_server::crash_point;
 use ferroku_testkit::pebble::TestAuthority;
 use ferroku_testkit::{NodeOptions, TestNode};
 use serde_json::Value;
@@ -142,18 +143,9 @@ fn a_certificate_is_renewed_before_it_expires() {
 fn an_order_survives_a_kill_at_every_step() {
     let mut fixture = Fixture::start(LONG);
     fixture.node.run("heroku certs:auto:enable -a shop").succeeded();
-    let points = [
-        "acm.before_ordered",
-        "acm.ordered",
-        "acm.challenge_set",
-        "acm.validated",
-        "acm.finalized",
-        "acm.before_issued",
-        "acm.issued",
-    ];
-    for (number, point) in points.into_iter().enumerate() {
+    for (number, point) in crash_point::CERTIFICATE_ORDER.iter().enumerate() {
         let once = fixture.node.work.join(format!("killed-{number}")).display().to_string();
-        let crash = [("FERROKU_CRASH_AT", point), ("FERROKU_CRASH_ONCE", once.as_str())];
+        let crash = [("FERROKU_CRASH_AT", *point), ("FERROKU_CRASH_ONCE", once.as_str())];
         fixture.node.stop_supervisor();
         fixture.node.set_environment(environment(&fixture.authority, &crash));
         fixture.node.start_again();

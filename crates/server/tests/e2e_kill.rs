@@ -12,15 +12,6 @@ use std::time::{Duration, Instant};
 const TRIES: u32 = 20;
 
 /// An app of one shell script, so that a push takes about a second.
-fn make_app(node: &TestNode, name: &str) {
-    node.run(&format!("heroku create {name} --no-remote")).succeeded();
-    node.run(&format!(
-        "cp -r \"$EXAMPLES/procfile-only\" {name} && cd {name} && git init -q -b main && git add . && \
-         git commit -qm first && heroku git:remote -a {name}"
-    ))
-    .succeeded();
-}
-
 fn status_of(node: &TestNode, app: &str) -> String {
     let line = format!(
         "curl -s -m 10 -o /dev/null -w '%{{http_code}}' -H 'Host: {app}.localhost' http://127.0.0.1:$ROUTER_PORT/"
@@ -64,7 +55,7 @@ fn web_ids(node: &TestNode, app: &str) -> String {
 #[test]
 fn dynos_and_requests_survive_a_kill_of_each_process() {
     let mut node = TestNode::start();
-    make_app(&node, "steady");
+    node.make_app("steady");
     node.run("cd steady && git push heroku main").succeeded();
     wait_until_up(&node, "steady");
     let dynos = web_ids(&node, "steady");
@@ -101,7 +92,7 @@ fn dynos_and_requests_survive_a_kill_of_each_process() {
 #[test]
 fn a_second_start_finds_everything_again() {
     let mut node = TestNode::start();
-    make_app(&node, "again");
+    node.make_app("again");
     node.run("cd again && git push heroku main && heroku config:set KEPT=yes -a again").succeeded();
     wait_until_up(&node, "again");
     node.stop_supervisor();
@@ -196,25 +187,11 @@ fn domains_and_certificates(node: &TestNode, app: &str) {
     until_done(node, &format!("{gone} || {}; {gone}", call("DELETE", &domain, "")));
 }
 
-/// The steps of getting a certificate: visited where there is an authority to get one from, in e2e_certificates.
-const OF_THE_AUTHORITY: [&str; 7] = [
-    "acm.before_ordered",
-    "acm.ordered",
-    "acm.challenge_set",
-    "acm.validated",
-    "acm.finalized",
-    "acm.before_issued",
-    "acm.issued",
-];
-
 #[test]
 fn a_kill_at_each_crash_point_loses_nothing() {
     let only = std::env::var("FERROKU_CRASH_POINTS").unwrap_or_default();
     let mut missed = BTreeSet::new();
     for name in crash_point::NAMES {
-        if OF_THE_AUTHORITY.contains(name) {
-            continue;
-        }
         if !(only.is_empty() || only.split(',').any(|wanted| name.contains(wanted))) {
             continue;
         }
@@ -241,7 +218,7 @@ fn a_kill_at_each_crash_point_loses_nothing() {
 #[test]
 fn ten_thousand_lines_arrive_once_over_a_kill_of_control() {
     let node = TestNode::start();
-    make_app(&node, "talker");
+    node.make_app("talker");
     node.run("cd talker && git push heroku main").succeeded();
     wait_until_up(&node, "talker");
     let tail = node.work.join("tail.txt");

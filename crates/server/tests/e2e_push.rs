@@ -3,15 +3,6 @@
 use ferroku_testkit::{NodeOptions, TestNode};
 use std::fs;
 
-fn make_app(node: &TestNode, name: &str) {
-    node.run(&format!("heroku create {name} --no-remote")).succeeded();
-    node.run(&format!(
-        "cp -r \"$EXAMPLES/procfile-only\" {name} && cd {name} && git init -q -b main && git add . && \
-         git commit -qm first && heroku git:remote -a {name}"
-    ))
-    .succeeded();
-}
-
 fn releases(node: &TestNode, app: &str) -> Vec<String> {
     let line = format!(
         "heroku releases --json -a {app} | python3 -c 'import json,sys; [print(r[\"version\"], r[\"status\"]) for r in json.load(sys.stdin)]'"
@@ -22,7 +13,7 @@ fn releases(node: &TestNode, app: &str) -> Vec<String> {
 #[test]
 fn of_two_pushes_at_once_each_happens_whole_or_not_at_all() {
     let node = TestNode::start();
-    make_app(&node, "twice");
+    node.make_app("twice");
     node.run("cp -r twice other && cd other && git commit -q --allow-empty -m other").succeeded();
     let output = node
         .run("(cd twice && git push heroku main >../one 2>&1; echo $? >../one.status) & \
@@ -62,7 +53,7 @@ echo 'echo "-----> Filling the disk"; exec dd if=/dev/zero of="$1/filler" bs=1M 
 fn a_push_onto_a_full_disk_is_refused_and_nothing_is_lost() {
     let node = TestNode::start_with(NodeOptions { disk_bytes: Some(DISK_BYTES), ..NodeOptions::default() });
     let disk = node.disk.as_ref().expect("asked for");
-    make_app(&node, "full");
+    node.make_app("full");
     node.run("cd full && git push heroku main").succeeded();
     let status = "curl -s -m 10 -o /dev/null -w '%{http_code}' -H 'Host: full.localhost' http://127.0.0.1:$ROUTER_PORT/";
     node.wait_for("the app's first answer", || node.run_unchecked(status).text == "200");

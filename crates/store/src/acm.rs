@@ -5,10 +5,10 @@
 //! sets when the domain is due again.
 
 use crate::domains::AcmState;
-use crate::events::NewEvent;
+use crate::events::announce;
 use crate::row::failed;
 use crate::sni_endpoints::Material;
-use crate::{Connection, Result, Store, StoreError, apps, domains, events, jobs, sni_endpoints, write};
+use crate::{Connection, Result, Store, StoreError, apps, domains, jobs, sni_endpoints, write};
 use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain};
 use ferroku_core::event::Actor;
@@ -77,8 +77,7 @@ pub async fn disable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -
         jobs::cancel(&mut tx, ORDER_JOB, app_id, now).await?;
         sni_endpoints::delete_acm(&mut tx, app_id, now).await?;
         for domain in domains::list_in(&mut tx, app_id).await? {
-            let none = AcmState { status: None, reason: None, due_at: None };
-            domains::set_acm(&mut tx, domain.id, &none, now).await?;
+            domains::set_acm(&mut tx, domain.id, &AcmState::default(), now).await?;
         }
         announce(&mut tx, app_id, "acm.destroy", "Disable Automatic Certificate Management", actor, now).await?;
         Ok(app)
@@ -100,8 +99,7 @@ pub async fn replace(
     write!(store, tx => {
         let managed = sni_endpoints::managed_in(&mut tx, app_id).await?;
         for domain in domains::list_in(&mut tx, app_id).await? {
-            let none = AcmState { status: None, reason: None, due_at: None };
-            domains::set_acm(&mut tx, domain.id, &none, now).await?;
+            domains::set_acm(&mut tx, domain.id, &AcmState::default(), now).await?;
             if !domain.sni_endpoint_id.is_some_and(|id| managed.contains(&id)) {
                 continue;
             }
@@ -281,19 +279,6 @@ async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId) -> Re
 pub(crate) fn first_state(domain: &Domain) -> AcmState<'static> {
     match domain.is_wildcard() {
         true => AcmState { status: Some(AcmStatus::Failed), reason: Some(WILDCARD_REASON), due_at: None },
-        false => AcmState { status: None, reason: None, due_at: None },
+        false => AcmState::default(),
     }
-}
-
-async fn announce(
-    tx: &mut Connection,
-    app_id: AppId,
-    kind: &str,
-    message: &str,
-    actor: &Actor,
-    now: Millis,
-) -> Result<()> {
-    let event = NewEvent { app_id: Some(app_id), actor, kind, log_message: Some(message.to_owned()) };
-    events::append(tx, event, now).await?;
-    Ok(())
 }

@@ -3,13 +3,14 @@
 //! A host name belongs to one app of the node. Which names a wildcard may shadow, or lie below one, is decided here in
 //! the transaction that adds them, because it depends on the other apps' rows.
 
-use crate::events::NewEvent;
+use crate::events::announce;
 use crate::row::{Columns, failed, failed_or_taken, word};
-use crate::{Connection, Result, Store, StoreError, acm, events, sni_endpoints, write};
+use crate::{Connection, Result, Store, StoreError, acm, sni_endpoints, write};
 use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain, DomainStatus, MAX_DOMAINS_PER_APP, wildcard_of};
 use ferroku_core::event::Actor;
 use ferroku_core::{AppId, DomainId, Millis, SniEndpointId};
+use sqlx::Executor;
 use sqlx::any::AnyRow;
 
 /// A domain to be added.
@@ -22,8 +23,9 @@ pub struct NewDomain<'a> {
     pub sni_endpoint_id: Option<SniEndpointId>,
 }
 
-/// What is to be noted of a domain's automatic certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is to be noted of a domain's automatic certificate; by default nothing, which makes it due when management
+/// is on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AcmState<'a> {
     pub status: Option<AcmStatus>,
     pub reason: Option<&'a str>,
@@ -57,7 +59,8 @@ pub async fn create(
         .execute(&mut *tx)
         .await
         .map_err(failed_or_taken("add a domain", "domain"))?;
-        announce(&mut tx, app.id, "domain.create", format!("Add domain {}", new.hostname), actor, now).await?;
+        let message = format!("Add domain {}", new.hostname);
+        announce(&mut tx, app.id, "domain.create", &message, actor, now).await?;
         let domain = find_in(&mut tx, new.id).await?.ok_or(StoreError::NotFound { what: "domain" })?;
         if app.acm && domain.is_wildcard() {
             set_acm(&mut tx, domain.id, &acm::first_state(&domain), now).await?;
@@ -83,7 +86,7 @@ pub async fn delete(store: &Store, domain: &Domain, actor: &Actor, now: Millis) 
         }
         sni_endpoints::delete_unused_acm(&mut tx, domain.app_id).await?;
         let message = format!("Remove domain {}", domain.hostname);
-        announce(&mut tx, domain.app_id, "domain.destroy", message, actor, now).await
+        announce(&mut tx, domain.app_id, "domain.destroy", &message, actor, now).await
     })
 }
 
@@ -119,22 +122,21 @@ pub async fn by_id(store: &Store, id: DomainId) -> Result<Option<Domain>> {
 /// # Errors
 /// The database failed.
 pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Domain>> {
-    let rows = sqlx::query("SELECT * FROM domain WHERE app_id = $1 ORDER BY created_at, id")
-        .bind(app_id.to_string())
-        .fetch_all(store.reader())
-        .await
-        .map_err(failed("list domains"))?;
-    rows.iter().map(domain).collect()
+    select(store.reader(), app_id).await
 }
 
-/// The app's domains, oldest first, inside a transaction.
+/// The same inside a transaction.
 ///
 /// # Errors
 /// The database failed.
 pub async fn list_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<Domain>> {
+    select(tx, app_id).await
+}
+
+async fn select<'c>(executor: impl Executor<'c, Database = sqlx::Any>, app_id: AppId) -> Result<Vec<Domain>> {
     let rows = sqlx::query("SELECT * FROM domain WHERE app_id = $1 ORDER BY created_at, id")
         .bind(app_id.to_string())
-        .fetch_all(&mut *tx)
+        .fetch_all(executor)
         .await
         .map_err(failed("list domains"))?;
     rows.iter().map(domain).collect()
@@ -155,7 +157,7 @@ pub async fn set_endpoint(
         set_endpoint_in(&mut tx, found.id, endpoint, now).await?;
         sni_endpoints::delete_unused_acm(&mut tx, found.app_id).await?;
         let message = format!("Update domain {}", found.hostname);
-        announce(&mut tx, found.app_id, "domain.update", message, actor, now).await?;
+        announce(&mut tx, found.app_id, "domain.update", &message, actor, now).await?;
         find_in(&mut tx, found.id).await?.ok_or(StoreError::NotFound { what: "domain" })
     })
 }
@@ -303,19 +305,6 @@ async fn refuse_taken(tx: &mut Connection, app: &App, hostname: &str) -> Result<
             )));
         }
     }
-    Ok(())
-}
-
-async fn announce(
-    tx: &mut Connection,
-    app_id: AppId,
-    kind: &str,
-    log_message: String,
-    actor: &Actor,
-    now: Millis,
-) -> Result<()> {
-    let event = NewEvent { app_id: Some(app_id), actor, kind, log_message: Some(log_message) };
-    events::append(tx, event, now).await?;
     Ok(())
 }
 

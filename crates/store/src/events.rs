@@ -43,6 +43,23 @@ pub async fn append(tx: &mut Connection, event: NewEvent<'_>, now: Millis) -> Re
     Ok(sequence)
 }
 
+/// Writes an event of an app whose log line is `log_message`.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn announce(
+    tx: &mut Connection,
+    app_id: AppId,
+    kind: &str,
+    log_message: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<()> {
+    let event = NewEvent { app_id: Some(app_id), actor, kind, log_message: Some(log_message.to_owned()) };
+    append(tx, event, now).await?;
+    Ok(())
+}
+
 /// The events behind number `sequence`, oldest first, at most `limit`.
 ///
 /// # Errors

@@ -3,12 +3,13 @@
 //! AAD of a key: `sni_endpoint/<id>/<version>`, so that an older key does not open beside a newer certificate.
 //! Invariant: certificate and key of a row change together, and the version with them.
 
-use crate::events::NewEvent;
+use crate::events::announce;
 use crate::row::{Columns, failed, failed_or_taken, json};
-use crate::{Connection, MasterKey, Result, Store, StoreError, domains, events, write};
+use crate::{Connection, MasterKey, Result, Store, StoreError, domains, write};
 use ferroku_core::event::Actor;
 use ferroku_core::sni_endpoint::{Certificate, MAX_SNI_ENDPOINTS_PER_APP, SniEndpoint};
 use ferroku_core::{AppId, DomainId, Millis, SniEndpointId};
+use sqlx::Executor;
 use sqlx::any::AnyRow;
 use zeroize::Zeroizing;
 
@@ -42,7 +43,8 @@ pub async fn create(
         }
         let endpoint = insert(&mut tx, store.key(), (id, app_id, name), false, material, now).await?;
         bind_matching(&mut tx, &endpoint, now).await?;
-        announce(&mut tx, app_id, "sni_endpoint.create", format!("Add certificate {name}"), actor, now).await?;
+        let message = format!("Add certificate {name}");
+        announce(&mut tx, app_id, "sni_endpoint.create", &message, actor, now).await?;
         Ok(endpoint)
     })
 }
@@ -73,7 +75,7 @@ pub async fn update(
         let updated = replace(&mut tx, store.key(), endpoint.id, false, material, now).await?;
         bind_matching(&mut tx, &updated, now).await?;
         let message = format!("Update certificate {}", endpoint.name);
-        announce(&mut tx, endpoint.app_id, "sni_endpoint.update", message, actor, now).await?;
+        announce(&mut tx, endpoint.app_id, "sni_endpoint.update", &message, actor, now).await?;
         Ok(updated)
     })
 }
@@ -123,7 +125,7 @@ pub async fn delete(store: &Store, endpoint: &SniEndpoint, actor: &Actor, now: M
             return Err(StoreError::NotFound { what: "sni endpoint" });
         }
         let message = format!("Remove certificate {}", endpoint.name);
-        announce(&mut tx, endpoint.app_id, "sni_endpoint.destroy", message, actor, now).await
+        announce(&mut tx, endpoint.app_id, "sni_endpoint.destroy", &message, actor, now).await
     })
 }
 
@@ -170,9 +172,24 @@ pub async fn find(store: &Store, app_id: AppId, id_or_name: &str) -> Result<Opti
 /// # Errors
 /// The database failed.
 pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<SniEndpoint>> {
+    select(store.reader(), app_id).await
+}
+
+/// The same inside a transaction.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn list_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<SniEndpoint>> {
+    select(tx, app_id).await
+}
+
+async fn select<'c>(
+    executor: impl Executor<'c, Database = sqlx::Any>,
+    app_id: AppId,
+) -> Result<Vec<SniEndpoint>> {
     let rows = sqlx::query("SELECT * FROM sni_endpoint WHERE app_id = $1 ORDER BY name")
         .bind(app_id.to_string())
-        .fetch_all(store.reader())
+        .fetch_all(executor)
         .await
         .map_err(failed("list certificates"))?;
     rows.iter().map(endpoint).collect()
@@ -216,15 +233,6 @@ pub async fn private_key(store: &Store, endpoint: &SniEndpoint) -> Result<Option
 pub(crate) async fn managed_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<SniEndpointId>> {
     let all = list_in(tx, app_id).await?;
     Ok(all.iter().filter(|endpoint| endpoint.acm).map(|endpoint| endpoint.id).collect())
-}
-
-async fn list_in(tx: &mut Connection, app_id: AppId) -> Result<Vec<SniEndpoint>> {
-    let rows = sqlx::query("SELECT * FROM sni_endpoint WHERE app_id = $1 ORDER BY name")
-        .bind(app_id.to_string())
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(failed("list certificates"))?;
-    rows.iter().map(endpoint).collect()
 }
 
 async fn insert(
@@ -300,19 +308,6 @@ async fn unbind(tx: &mut Connection, id: SniEndpointId, now: Millis) -> Result<(
     for domain in domains::list_of_endpoint(tx, id).await? {
         domains::set_endpoint_in(tx, domain, None, now).await?;
     }
-    Ok(())
-}
-
-async fn announce(
-    tx: &mut Connection,
-    app_id: AppId,
-    kind: &str,
-    log_message: String,
-    actor: &Actor,
-    now: Millis,
-) -> Result<()> {
-    let event = NewEvent { app_id: Some(app_id), actor, kind, log_message: Some(log_message) };
-    events::append(tx, event, now).await?;
     Ok(())
 }
 

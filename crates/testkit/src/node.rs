@@ -133,6 +133,19 @@ impl TestNode {
         self.options.environment = environment;
     }
 
+    /// Creates the app `name` and, in the folder of that name, a clone of the smallest example that can be pushed to it.
+    ///
+    /// # Panics
+    /// When a command fails.
+    pub fn make_app(&self, name: &str) {
+        self.run(&format!("heroku create {name} --no-remote")).succeeded();
+        self.run(&format!(
+            "cp -r \"$EXAMPLES/procfile-only\" {name} && cd {name} && git init -q -b main && git add . && \
+             git commit -qm first && heroku git:remote -a {name}"
+        ))
+        .succeeded();
+    }
+
     /// Runs a shell command line with the real clients, as a person whose shell did `eval "$(ferrokud env)"`.
     ///
     /// # Panics

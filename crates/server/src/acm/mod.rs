@@ -197,7 +197,7 @@ async fn keep(node: &Node, job: &Job, domain: &Domain, checked: &Checked) -> Res
     loop {
         attempts += 1;
         let name = crate::api::sni_endpoints::new_name();
-        let material = crate::api::sni_endpoints::material(checked);
+        let material = checked.material();
         match acm::issued(&node.store, job.id, domain, &name, &material, due_at, now_ms()).await {
             Err(StoreError::Taken { .. }) if attempts < crate::api::sni_endpoints::NAME_ATTEMPTS => {}
             written => break written?,

@@ -171,14 +171,14 @@ async fn update(
         )
         .await?;
         check_name(&name).map_err(ApiError::invalid_params)?;
-        let below = format!(".{}.{}", app.name, node.config.domain);
+        let own_name = app.default_host(&node.config.domain);
+        let below = format!(".{own_name}");
         let domains = domains::list(&node.store, app.id).await?;
         if let Some(left) = domains.iter().find(|domain| domain.hostname.ends_with(&below)) {
             // They would be served by this app under what may become another app's name.
             return Err(ApiError::invalid_params(format!(
-                "{} is a name under {}: remove it with `heroku domains:remove` before you rename the app.",
-                left.hostname,
-                &below[1..]
+                "{} is a name under {own_name}: remove it with `heroku domains:remove` before you rename the app.",
+                left.hostname
             )));
         }
         change.name = Some(name);

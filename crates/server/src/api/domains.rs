@@ -179,14 +179,14 @@ async fn find(node: &Node, app: &App, id_or_hostname: &str) -> Result<Stored, Ap
 
 fn is_default(node: &Node, app: &App, id_or_hostname: &str) -> bool {
     let name = id_or_hostname.to_ascii_lowercase();
-    name == app.id.to_string() || name == format!("{}.{}", app.name, node.config.domain)
+    name == app.id.to_string() || name == app.default_host(&node.config.domain)
 }
 
 fn refuse_default(node: &Node, app: &App, name: &str, what: &str) -> Result<(), ApiError> {
     match is_default(node, app, name) {
         true => Err(ApiError::invalid_params(format!(
-            "{}.{} is the app's own name and cannot be {what}.",
-            app.name, node.config.domain
+            "{} is the app's own name and cannot be {what}.",
+            app.default_host(&node.config.domain)
         ))),
         false => Ok(()),
     }

@@ -15,7 +15,6 @@ use axum::{Json, Router};
 use ferroku_api::sni_endpoint::SniEndpoint;
 use ferroku_core::app::App;
 use ferroku_core::sni_endpoint::{SniEndpoint as Stored, random_name};
-use ferroku_store::sni_endpoints::Material;
 use ferroku_store::{StoreError, acm, domains, sni_endpoints};
 use http::StatusCode;
 use serde::Deserialize;
@@ -62,7 +61,7 @@ async fn create(
     let stored = loop {
         attempts += 1;
         let name = new_name();
-        match sni_endpoints::create(&node.store, app.id, &name, &material(&checked), &user.actor, now_ms())
+        match sni_endpoints::create(&node.store, app.id, &name, &checked.material(), &user.actor, now_ms())
             .await
         {
             Err(StoreError::Taken { .. }) if attempts < NAME_ATTEMPTS => {}
@@ -91,7 +90,7 @@ async fn update(
 ) -> Result<Json<SniEndpoint>, ApiError> {
     let (stored, _) = find(&node, &app, &name).await?;
     let checked = check(input).await?;
-    let material = material(&checked);
+    let material = checked.material();
     let updated = match stored.acm {
         true => acm::replace(&node.store, &stored, &material, &user.actor, now_ms()).await?,
         false => sni_endpoints::update(&node.store, &stored, &material, &user.actor, now_ms()).await?,
@@ -122,15 +121,6 @@ async fn destroy(
 pub(crate) fn new_name() -> String {
     let (random, _) = Uuid::new_v4().as_u64_pair();
     random_name(random.rotate_left(16))
-}
-
-/// What the store keeps of a checked certificate.
-pub(crate) fn material(checked: &Checked) -> Material<'_> {
-    Material {
-        certificate_chain: &checked.certificate_chain,
-        certificate: &checked.certificate,
-        private_key: &checked.private_key,
-    }
 }
 
 /// RSA arithmetic and reading the system's authorities take milliseconds: not on a thread that serves requests.

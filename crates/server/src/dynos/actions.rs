@@ -1,7 +1,7 @@
 //! Carries out the planner's actions. Each writes its row first, then acts; each may be repeated.
 
 use super::app_loop::{AppLoop, Live, Message, Snapshot};
-use super::{Result, environment, log_text, now_ms, routes};
+use super::{Result, environment, log_text, now_ms};
 use crate::crash_point;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
@@ -244,7 +244,7 @@ async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<Dy
         slug_commit: slug.commit.as_deref(),
         config_vars,
         extra: options.environment,
-        default_host: &routes::host(app, &parts.domain),
+        default_host: &app.default_host(&parts.domain),
     });
     let size = dyno_size::find(&row.size)
         .or_else(|| dyno_size::find(dyno_size::DEFAULT_DYNO_SIZE))

@@ -194,7 +194,7 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
     let wanted = has_code && web_quantity > 0;
     let healthy = targets.iter().any(|target| target.state == TargetState::Healthy);
     let crashed = wanted && !coming && !healthy && crashed > 0;
-    let mut hosts = vec![host(app, facts.node_domain)];
+    let mut hosts = vec![app.default_host(facts.node_domain)];
     hosts.extend(facts.domains.iter().map(|domain| domain.hostname.clone()));
     RouteApp {
         maintenance: app.maintenance,
@@ -224,11 +224,6 @@ pub fn health_check_path(config_vars: &ConfigVars) -> Option<String> {
         true => Some(format!("/{path}")),
         false => None,
     }
-}
-
-/// The app's default host name, `NAME.DOMAIN`.
-pub fn host(app: &App, domain: &str) -> String {
-    format!("{}.{domain}", app.name)
 }
 
 /// Those of one release get requests. A dyno that is to take over later is left out, for the router must not report one

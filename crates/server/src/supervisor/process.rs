@@ -150,16 +150,14 @@ impl Process {
         self.start_at = None;
     }
 
-    /// Waits until it ended, and kills it when it did not in time; whether it ended by itself. Plans no next start.
-    pub fn wait_end(&mut self, limit: Duration) -> bool {
+    /// Waits until it ended, and kills it when it did not in time. Plans no next start.
+    pub fn wait_end(&mut self, limit: Duration) {
         self.start_at = None;
-        let Some(running) = self.running.take() else { return true };
-        let ended = has_ended(&running.pidfd, limit);
-        if !ended {
+        let Some(running) = self.running.take() else { return };
+        if !has_ended(&running.pidfd, limit) {
             let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);
             has_ended(&running.pidfd, Duration::from_secs(5));
         }
-        ended
     }
 }
 
