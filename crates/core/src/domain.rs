@@ -137,7 +137,21 @@ pub fn check_place(hostname: &str, app_name: &str, node_domain: &str, machine: &
             return Err(format!("{hostname} would answer for {reserved}, which is this node's own name."));
         }
     }
+    if let Some(base) = hostname.strip_prefix("*.")
+        && is_public_suffix(base)
+    {
+        return Err(format!(
+            "{hostname} stands for the domains of many owners. Use a wildcard below one of yours, such as \
+             *.example.{base}."
+        ));
+    }
     Ok(())
+}
+
+/// Whether strangers have domains right below it, as below `co.uk` (the Public Suffix List, as of this build). A name that
+/// the list does not know, such as a company's own `intranet`, is not.
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix.as_bytes() == name.as_bytes())
 }
 
 /// The name that answers for `hostname` beside it, if there is one: `*.example.com` for `www.example.com`.
@@ -233,6 +247,12 @@ mod tests {
             assert!(check(bad).expect_err(bad).contains("own name"), "{bad}");
         }
         assert!(check("shop.apps.example.com").expect_err("its own").contains("already"));
+        for bad in ["*.com", "*.co.uk", "*.github.io", "*.xn--p1ai"] {
+            assert!(check(bad).expect_err(bad).contains("many owners"), "{bad}");
+        }
+        for good in ["*.example.co.uk", "*.me.github.io", "*.intranet", "github.io"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
     }
 
     #[test]

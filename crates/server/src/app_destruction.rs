@@ -65,7 +65,7 @@ async fn finish(node: &Node, job: &Job) -> anyhow::Result<()> {
     crash_point::hit("app_destruction.builds_gone");
     node.logplex.remove(destroyed.app_id).await?;
     crash_point::hit("app_destruction.before_finish");
-    jobs::finish(&node.store, job.id, now_ms()).await?;
+    jobs::finish(&node.store, job.id).await?;
     Ok(())
 }
 

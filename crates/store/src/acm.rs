@@ -1,20 +1,24 @@
 //! Automatic certificate management: an app's switch, and the jobs that order certificates.
 //!
 //! A domain whose time has come ([`enqueue_due`]) gets one job, and no other while that is open: its `acm_due_at` is
-//! then [`WHILE_JOB`]. The job ends with the certificate ([`issued`]), or by giving up ([`given_up`]), and each
+//! then [`WHILE_JOB`]. The job is taken ([`take`]) and ends with the certificate or by giving up ([`conclude`]), and each
 //! sets when the domain is due again.
 
 use crate::domains::AcmState;
 use crate::events::announce;
-use crate::row::failed;
+use crate::jobs::Job;
+use crate::row::{Columns, failed};
 use crate::sni_endpoints::Material;
 use crate::{Connection, Result, Store, StoreError, apps, domains, jobs, sni_endpoints, write};
+use ferroku_core::acm::{DueOrder, ORDERS_WINDOW_MS, choose, when_asked_for};
 use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain};
 use ferroku_core::event::Actor;
 use ferroku_core::sni_endpoint::SniEndpoint;
 use ferroku_core::{AppId, DomainId, Millis};
 use serde::{Deserialize, Serialize};
+use sqlx::any::AnyRow;
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// Kind of the job that gets one domain's certificate.
@@ -22,6 +26,11 @@ pub const ORDER_JOB: &str = "acm.order";
 /// Why a wildcard gets none.
 pub const WILDCARD_REASON: &str =
     "A wildcard cannot be proven over HTTP. Add a certificate for it with certs:add";
+
+/// The step of a job whose order the authority has taken.
+const ORDERED: &str = "ordered";
+/// Jobs that are looked at to find whose turn it is.
+const LOOKED_AT: i64 = 5000;
 
 /// `acm_due_at` of a domain that has an open job: never.
 pub(crate) const WHILE_JOB: Millis = Millis::MAX;
@@ -74,7 +83,7 @@ pub async fn enable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) ->
 pub async fn disable(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -> Result<App> {
     write!(store, tx => {
         let app = apps::set_acm(&mut tx, app_id, false, now).await?;
-        jobs::cancel(&mut tx, ORDER_JOB, app_id, now).await?;
+        jobs::cancel(&mut tx, ORDER_JOB, app_id).await?;
         sni_endpoints::delete_acm(&mut tx, app_id, now).await?;
         for domain in domains::list_in(&mut tx, app_id).await? {
             domains::set_acm(&mut tx, domain.id, &AcmState::default(), now).await?;
@@ -115,23 +124,26 @@ pub async fn replace(
         let replaced = sni_endpoints::replace(&mut tx, store.key(), endpoint.id, false, material, now).await?;
         sni_endpoints::bind_matching(&mut tx, &replaced, now).await?;
         apps::set_acm(&mut tx, app_id, false, now).await?;
-        jobs::cancel(&mut tx, ORDER_JOB, app_id, now).await?;
+        jobs::cancel(&mut tx, ORDER_JOB, app_id).await?;
         sni_endpoints::delete_unused_acm(&mut tx, app_id).await?;
         announce(&mut tx, app_id, "acm.destroy", "Disable Automatic Certificate Management", actor, now).await?;
         Ok(replaced)
     })
 }
 
-/// Tries at once what failed or waits.
+/// Tries what failed or waits as soon as the authority's limits allow, which is at once at first.
 ///
 /// # Errors
 /// The database failed.
 pub async fn refresh(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -> Result<()> {
     write!(store, tx => {
-        jobs::hasten(&mut tx, ORDER_JOB, app_id, now).await?;
+        for job in jobs::of_app(&mut tx, ORDER_JOB, app_id).await? {
+            jobs::hasten(&mut tx, job.id, when_asked_for(job.attempts, job.updated_at, now)).await?;
+        }
         for domain in domains::list_in(&mut tx, app_id).await? {
-            if domain.acm_status == Some(AcmStatus::Failed) {
-                domains::set_acm(&mut tx, domain.id, &first_state(&domain), now).await?;
+            if domain.acm_status == Some(AcmStatus::Failed) && !domain.is_wildcard() {
+                let due_at = Some(when_asked_for(Millis::MAX, domain.updated_at, now));
+                domains::set_acm(&mut tx, domain.id, &AcmState { due_at, ..AcmState::default() }, now).await?;
             }
         }
         announce(&mut tx, app_id, "acm.update", "Refresh Automatic Certificate Management", actor, now).await
@@ -163,116 +175,173 @@ pub async fn enqueue_due(store: &Store, limit: i64, now: Millis) -> Result<usize
     })
 }
 
-/// Notes that a job has begun with a domain.
+/// Leases the jobs whose turn it is, at most `free`. `running`: the jobs that this process works on, and their apps.
 ///
 /// # Errors
 /// The database failed.
-pub async fn begun(store: &Store, domain: &Domain, now: Millis) -> Result<()> {
-    // One that has a certificate keeps saying so while it is renewed.
-    if domain.acm_status == Some(AcmStatus::Issued) {
-        return Ok(());
+pub async fn take(
+    store: &Store,
+    running: &HashMap<Uuid, AppId>,
+    free: usize,
+    lease_until: Millis,
+    now: Millis,
+) -> Result<Vec<Job>> {
+    let due = jobs::due(store, ORDER_JOB, LOOKED_AT, now).await?;
+    let due = due.into_iter().filter(|job| !running.contains_key(&job.id)).filter_map(|job| {
+        Some(DueOrder { job_id: job.id, app_id: job.app_id?, is_begun: job.step == ORDERED })
+    });
+    let due: Vec<DueOrder> = due.collect();
+    if due.is_empty() || free == 0 {
+        return Ok(Vec::new());
+    }
+    let mut running_of_app: HashMap<AppId, usize> = HashMap::new();
+    for app_id in running.values() {
+        *running_of_app.entry(*app_id).or_default() += 1;
     }
     write!(store, tx => {
-        let state = AcmState {
-            status: Some(AcmStatus::InProgress),
-            reason: domain.acm_status_reason.as_deref(),
-            due_at: Some(WHILE_JOB),
+        let recent = recent_orders(&mut tx, now).await?;
+        let mut taken = Vec::new();
+        for id in choose(&due, &recent, &running_of_app, free) {
+            let Some(job) = jobs::lease(&mut tx, id, lease_until, now).await? else { continue };
+            if let Some(app_id) = job.app_id && job.step != ORDERED {
+                note_order(&mut tx, app_id, now).await?;
+            }
+            taken.push(job);
+        }
+        Ok(taken)
+    })
+}
+
+/// Notes that the authority has taken a job's order.
+///
+/// # Errors
+/// The database failed.
+pub async fn ordered(store: &Store, job_id: Uuid, payload: &OrderJob, now: Millis) -> Result<()> {
+    jobs::advance(store, job_id, ORDERED, &payload.to_json(), now).await
+}
+
+/// Notes that a job has begun with a domain; false when its certificate is not wanted any more.
+///
+/// # Errors
+/// The database failed.
+pub async fn begun(store: &Store, job_id: Uuid, domain: &Domain, now: Millis) -> Result<bool> {
+    write!(store, tx => {
+        if !is_wanted(&mut tx, job_id, domain.id, now).await? {
+            return Ok(false);
+        }
+        // One that has a certificate keeps saying so while it is renewed.
+        if domain.acm_status != Some(AcmStatus::Issued) {
+            let state = AcmState {
+                status: Some(AcmStatus::InProgress),
+                reason: domain.acm_status_reason.as_deref(),
+                due_at: Some(WHILE_JOB),
+            };
+            domains::set_acm(&mut tx, domain.id, &state, now).await?;
+        }
+        Ok(true)
+    })
+}
+
+/// How an attempt went.
+pub enum Outcome<'a> {
+    /// The certificate is there, to be kept under `name` when it is the domain's first, and renewed at `due_at`.
+    Issued { name: &'a str, material: &'a Material<'a>, due_at: Millis },
+    /// The job begins anew at `at`.
+    Failing { reason: &'a str, at: Millis },
+    /// That was the last attempt; the domain gets another job at `at`.
+    GivenUp { reason: &'a str, at: Millis },
+}
+
+/// Writes how an attempt went, and what follows for the domain and the job, in one transaction; nothing, when the
+/// certificate is not wanted any more.
+///
+/// # Errors
+/// [`crate::StoreError::Taken`] when the certificate's name is; draw another.
+pub async fn conclude(
+    store: &Store,
+    job_id: Uuid,
+    domain: &Domain,
+    outcome: &Outcome<'_>,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        if !is_wanted(&mut tx, job_id, domain.id, now).await? {
+            return Ok(());
+        }
+        let state = match *outcome {
+            Outcome::Issued { name, material, due_at } => {
+                let ids = (domain.app_id, domain.id);
+                sni_endpoints::put_acm(&mut tx, store.key(), ids, name, material, now).await?;
+                AcmState { status: Some(AcmStatus::Issued), reason: None, due_at: Some(due_at) }
+            }
+            Outcome::Failing { reason, .. } => {
+                AcmState { status: Some(AcmStatus::Failing), reason: Some(reason), due_at: Some(WHILE_JOB) }
+            }
+            Outcome::GivenUp { reason, at } => {
+                AcmState { status: Some(AcmStatus::Failed), reason: Some(reason), due_at: Some(at) }
+            }
         };
-        domains::set_acm(&mut tx, domain.id, &state, now).await
-    })
-}
-
-/// The certificate is there: writes it and finishes the job in one transaction. `due_at`: when it is to be renewed.
-///
-/// # Errors
-/// [`crate::StoreError::Taken`] when the name is; draw another.
-pub async fn issued(
-    store: &Store,
-    job_id: Uuid,
-    domain: &Domain,
-    name: &str,
-    material: &Material<'_>,
-    due_at: Millis,
-    now: Millis,
-) -> Result<()> {
-    write!(store, tx => {
-        if !is_wanted(&mut tx, job_id, domain.id).await? {
-            return jobs::finish_in(&mut tx, job_id, now).await;
-        }
-        let ids = (domain.app_id, domain.id);
-        sni_endpoints::put_acm(&mut tx, store.key(), ids, name, material, now).await?;
-        let state = AcmState { status: Some(AcmStatus::Issued), reason: None, due_at: Some(due_at) };
         domains::set_acm(&mut tx, domain.id, &state, now).await?;
-        jobs::finish_in(&mut tx, job_id, now).await
-    })
-}
-
-/// An attempt failed; the job begins anew at `at`.
-///
-/// # Errors
-/// The database failed.
-pub async fn failing(
-    store: &Store,
-    job_id: Uuid,
-    domain: &Domain,
-    reason: &str,
-    at: Millis,
-    now: Millis,
-) -> Result<()> {
-    write!(store, tx => {
-        if !is_wanted(&mut tx, job_id, domain.id).await? {
-            return jobs::finish_in(&mut tx, job_id, now).await;
+        match *outcome {
+            Outcome::Failing { at, .. } => {
+                jobs::postpone(&mut tx, job_id, &OrderJob::new(domain.id).to_json(), at, now).await
+            }
+            Outcome::Issued { .. } | Outcome::GivenUp { .. } => jobs::finish_in(&mut tx, job_id).await,
         }
-        let state = AcmState { status: Some(AcmStatus::Failing), reason: Some(reason), due_at: Some(WHILE_JOB) };
-        domains::set_acm(&mut tx, domain.id, &state, now).await?;
-        jobs::postpone(&mut tx, job_id, &OrderJob::new(domain.id).to_json(), at, now).await
-    })
-}
-
-/// The last attempt failed; the domain gets another job at `at`.
-///
-/// # Errors
-/// The database failed.
-pub async fn given_up(
-    store: &Store,
-    job_id: Uuid,
-    domain: &Domain,
-    reason: &str,
-    at: Millis,
-    now: Millis,
-) -> Result<()> {
-    write!(store, tx => {
-        if !is_wanted(&mut tx, job_id, domain.id).await? {
-            return jobs::finish_in(&mut tx, job_id, now).await;
-        }
-        let state = AcmState { status: Some(AcmStatus::Failed), reason: Some(reason), due_at: Some(at) };
-        domains::set_acm(&mut tx, domain.id, &state, now).await?;
-        jobs::finish_in(&mut tx, job_id, now).await
     })
 }
 
 /// Whether the certificate is still wanted: the job may have been cancelled, its domain removed, or given a certificate
-/// of its owner's while the recipe went on. One that is not wanted any more is due anew once that changes.
-async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId) -> Result<bool> {
+/// of its owner's while the recipe went on. A job that nobody wants is removed; its domain is due anew once that
+/// changes.
+async fn is_wanted(tx: &mut Connection, job_id: Uuid, domain_id: DomainId, now: Millis) -> Result<bool> {
+    // Who cancelled it has said what becomes of the domain, which may have another job by now.
+    if !jobs::is_open(tx, job_id).await? {
+        return Ok(false);
+    }
     let row = sqlx::query(
-        "SELECT d.id FROM job j JOIN domain d ON d.id = $1 JOIN app a ON a.id = d.app_id AND a.acm = 1 \
-         LEFT JOIN sni_endpoint e ON e.id = d.sni_endpoint_id AND e.acm = 0 \
-         WHERE j.id = $2 AND j.finished_at IS NULL AND e.id IS NULL",
+        "SELECT d.id FROM domain d JOIN app a ON a.id = d.app_id AND a.acm = 1 \
+         LEFT JOIN sni_endpoint e ON e.id = d.sni_endpoint_id AND e.acm = 0 WHERE d.id = $1 AND e.id IS NULL",
     )
     .bind(domain_id.to_string())
-    .bind(job_id.to_string())
     .fetch_optional(&mut *tx)
     .await
     .map_err(failed("look whether a certificate is still wanted"))?;
     if row.is_none() {
-        sqlx::query("UPDATE domain SET acm_due_at = NULL WHERE id = $1 AND acm_due_at = $2")
-            .bind(domain_id.to_string())
-            .bind(WHILE_JOB)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed("let a domain be due for a certificate"))?;
+        jobs::finish_in(tx, job_id).await?;
+        domains::set_acm(tx, domain_id, &AcmState::default(), now).await?;
     }
     Ok(row.is_some())
+}
+
+/// Orders of each app within the time that counts.
+async fn recent_orders(tx: &mut Connection, now: Millis) -> Result<HashMap<AppId, usize>> {
+    let rows =
+        sqlx::query("SELECT app_id, COUNT(*) AS orders FROM acme_order WHERE begun_at > $1 GROUP BY app_id")
+            .bind(now - ORDERS_WINDOW_MS)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(failed("count orders of certificates"))?;
+    let count = |row: &AnyRow| {
+        let orders = usize::try_from(row.integer("orders")?).unwrap_or(usize::MAX);
+        Ok((row.parsed("app_id")?, orders))
+    };
+    rows.iter().map(count).collect()
+}
+
+async fn note_order(tx: &mut Connection, app_id: AppId, now: Millis) -> Result<()> {
+    sqlx::query("DELETE FROM acme_order WHERE begun_at <= $1")
+        .bind(now - ORDERS_WINDOW_MS)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("forget old orders of certificates"))?;
+    sqlx::query("INSERT INTO acme_order (app_id, begun_at) VALUES ($1, $2)")
+        .bind(app_id.to_string())
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("note an order of a certificate"))?;
+    Ok(())
 }
 
 /// What is said of a domain before its first attempt.

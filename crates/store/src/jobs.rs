@@ -1,9 +1,9 @@
 //! Jobs: fixed recipes that must be finished after a crash.
 //!
-//! A job is written in the transaction of the change that asks for it, and finished once its last step is
+//! A job is written in the transaction of the change that asks for it, and its row is deleted once its last step is
 //! done; whoever owns a kind takes up the open ones when the node starts. A kind whose recipe has several steps, or
-//! is tried again later, [`take`]s its jobs: each is then leased, so that it is taken up again, at the step that it
-//! reached, when its lease ends without having been renewed.
+//! is tried again later, looks for those that are [`due`] and [`lease`]s them, so that each is taken up again, at the
+//! step that it reached, when its lease ends without having been renewed.
 
 use crate::row::{Columns, failed};
 use crate::{Connection, Result, Store, write};
@@ -11,7 +11,7 @@ use ferroku_core::{AppId, Millis};
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-/// A job that has not been finished.
+/// A job that is still to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     pub id: Uuid,
@@ -24,6 +24,7 @@ pub struct Job {
     pub step: String,
     pub attempts: i64,
     pub created_at: Millis,
+    pub updated_at: Millis,
 }
 
 /// Writes a job.
@@ -39,8 +40,8 @@ pub async fn create(
 ) -> Result<Uuid> {
     let id = Uuid::new_v4();
     sqlx::query(
-        "INSERT INTO job (id, kind, app_id, payload, step, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, '', $5, $5)",
+        "INSERT INTO job (id, kind, app_id, payload, step, lease_until, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, '', $5, $5, $5)",
     )
     .bind(id.to_string())
     .bind(kind)
@@ -53,46 +54,79 @@ pub async fn create(
     Ok(id)
 }
 
-/// The jobs of a kind that are not finished, oldest first.
+/// The jobs of a kind, oldest first.
 ///
 /// # Errors
 /// The database failed.
 pub async fn open(store: &Store, kind: &str) -> Result<Vec<Job>> {
-    let rows =
-        sqlx::query("SELECT * FROM job WHERE kind = $1 AND finished_at IS NULL ORDER BY created_at, id")
-            .bind(kind)
-            .fetch_all(store.reader())
-            .await
-            .map_err(failed("list open jobs"))?;
+    let rows = sqlx::query("SELECT * FROM job WHERE kind = $1 ORDER BY created_at, id")
+        .bind(kind)
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list open jobs"))?;
     rows.iter().map(job).collect()
 }
 
-/// Leases open jobs of a kind whose time has come, oldest first, at most `limit`, and counts an attempt of each.
+/// The jobs of a kind and an app, oldest first.
 ///
 /// # Errors
 /// The database failed.
-pub async fn take(
-    store: &Store,
-    kind: &str,
-    lease_until: Millis,
-    limit: i64,
-    now: Millis,
-) -> Result<Vec<Job>> {
-    write!(store, tx => {
-        let rows = sqlx::query(
-            "UPDATE job SET lease_until = $1, attempts = attempts + 1, updated_at = $2 WHERE id IN \
-             (SELECT id FROM job WHERE kind = $3 AND finished_at IS NULL AND lease_until <= $2 \
-             ORDER BY created_at, id LIMIT $4) RETURNING *",
-        )
-        .bind(lease_until)
-        .bind(now)
+pub async fn of_app(tx: &mut Connection, kind: &str, app_id: AppId) -> Result<Vec<Job>> {
+    let rows = sqlx::query("SELECT * FROM job WHERE kind = $1 AND app_id = $2 ORDER BY created_at, id")
         .bind(kind)
-        .bind(limit)
-        .fetch_all(&mut *tx)
+        .bind(app_id.to_string())
+        .fetch_all(tx)
         .await
-        .map_err(failed("take open jobs"))?;
-        rows.iter().map(job).collect()
-    })
+        .map_err(failed("list an app's jobs"))?;
+    rows.iter().map(job).collect()
+}
+
+/// The jobs of a kind whose time has come and that nobody has leased, longest due first, at most `limit`.
+///
+/// # Errors
+/// The database failed.
+pub async fn due(store: &Store, kind: &str, limit: i64, now: Millis) -> Result<Vec<Job>> {
+    let rows = sqlx::query(
+        "SELECT * FROM job WHERE kind = $1 AND lease_until <= $2 ORDER BY lease_until, created_at, id LIMIT $3",
+    )
+    .bind(kind)
+    .bind(now)
+    .bind(limit)
+    .fetch_all(store.reader())
+    .await
+    .map_err(failed("list jobs that are due"))?;
+    rows.iter().map(job).collect()
+}
+
+/// Leases a job that is due, and counts an attempt; None when it is not due any more, or gone.
+///
+/// # Errors
+/// The database failed.
+pub async fn lease(tx: &mut Connection, id: Uuid, until: Millis, now: Millis) -> Result<Option<Job>> {
+    let row = sqlx::query(
+        "UPDATE job SET lease_until = $1, attempts = attempts + 1, updated_at = $2 \
+         WHERE id = $3 AND lease_until <= $2 RETURNING *",
+    )
+    .bind(until)
+    .bind(now)
+    .bind(id.to_string())
+    .fetch_optional(tx)
+    .await
+    .map_err(failed("lease a job"))?;
+    row.as_ref().map(job).transpose()
+}
+
+/// Whether the job is still to be done.
+///
+/// # Errors
+/// The database failed.
+pub async fn is_open(tx: &mut Connection, id: Uuid) -> Result<bool> {
+    let row = sqlx::query("SELECT id FROM job WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(tx)
+        .await
+        .map_err(failed("look for a job"))?;
+    Ok(row.is_some())
 }
 
 /// Notes that a job has reached a step, with what the next one needs.
@@ -119,7 +153,7 @@ pub async fn advance(store: &Store, id: Uuid, step: &str, payload: &str, now: Mi
 /// The database failed.
 pub async fn renew(store: &Store, id: Uuid, lease_until: Millis) -> Result<()> {
     write!(store, tx => {
-        sqlx::query("UPDATE job SET lease_until = $1 WHERE id = $2 AND finished_at IS NULL")
+        sqlx::query("UPDATE job SET lease_until = $1 WHERE id = $2")
             .bind(lease_until)
             .bind(id.to_string())
             .execute(&mut *tx)
@@ -145,39 +179,31 @@ pub async fn postpone(tx: &mut Connection, id: Uuid, payload: &str, at: Millis, 
     Ok(())
 }
 
-/// Lets the open jobs of a kind of an app be taken at once, as if for the first time.
+/// Lets a job be taken at `at`, if that is sooner.
 ///
 /// # Errors
 /// The database failed.
-pub async fn hasten(tx: &mut Connection, kind: &str, app_id: AppId, now: Millis) -> Result<()> {
-    sqlx::query(
-        "UPDATE job SET lease_until = 0, attempts = 0, updated_at = $1 \
-         WHERE kind = $2 AND app_id = $3 AND finished_at IS NULL",
-    )
-    .bind(now)
-    .bind(kind)
-    .bind(app_id.to_string())
-    .execute(&mut *tx)
-    .await
-    .map_err(failed("hasten an app's jobs"))?;
+pub async fn hasten(tx: &mut Connection, id: Uuid, at: Millis) -> Result<()> {
+    sqlx::query("UPDATE job SET lease_until = $1 WHERE id = $2 AND lease_until > $1")
+        .bind(at)
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("hasten a job"))?;
     Ok(())
 }
 
-/// Marks the open jobs of a kind of an app as finished: they are not wanted any more.
+/// Removes the jobs of a kind of an app: they are not wanted any more.
 ///
 /// # Errors
 /// The database failed.
-pub async fn cancel(tx: &mut Connection, kind: &str, app_id: AppId, now: Millis) -> Result<()> {
-    sqlx::query(
-        "UPDATE job SET finished_at = $1, updated_at = $1, payload = '' \
-         WHERE kind = $2 AND app_id = $3 AND finished_at IS NULL",
-    )
-    .bind(now)
-    .bind(kind)
-    .bind(app_id.to_string())
-    .execute(&mut *tx)
-    .await
-    .map_err(failed("cancel an app's jobs"))?;
+pub async fn cancel(tx: &mut Connection, kind: &str, app_id: AppId) -> Result<()> {
+    sqlx::query("DELETE FROM job WHERE kind = $1 AND app_id = $2")
+        .bind(kind)
+        .bind(app_id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("cancel an app's jobs"))?;
     Ok(())
 }
 
@@ -197,22 +223,20 @@ pub async fn attempt(store: &Store, id: Uuid, now: Millis) -> Result<()> {
     })
 }
 
-/// Marks a job as finished.
+/// Removes a job that is done.
 ///
 /// # Errors
 /// The database failed.
-pub async fn finish(store: &Store, id: Uuid, now: Millis) -> Result<()> {
-    write!(store, tx => { finish_in(&mut tx, id, now).await })
+pub async fn finish(store: &Store, id: Uuid) -> Result<()> {
+    write!(store, tx => { finish_in(&mut tx, id).await })
 }
 
 /// As [`finish`], in the transaction of the job's last step.
 ///
 /// # Errors
 /// The database failed.
-pub async fn finish_in(tx: &mut Connection, id: Uuid, now: Millis) -> Result<()> {
-    // What it needed, a certificate's key for one, is nobody's any more.
-    sqlx::query("UPDATE job SET finished_at = $1, updated_at = $1, payload = '' WHERE id = $2")
-        .bind(now)
+pub async fn finish_in(tx: &mut Connection, id: Uuid) -> Result<()> {
+    sqlx::query("DELETE FROM job WHERE id = $1")
         .bind(id.to_string())
         .execute(&mut *tx)
         .await
@@ -229,5 +253,6 @@ fn job(row: &AnyRow) -> Result<Job> {
         step: row.text("step")?,
         attempts: row.integer("attempts")?,
         created_at: row.integer("created_at")?,
+        updated_at: row.integer("updated_at")?,
     })
 }

@@ -7,7 +7,7 @@ use ferroku_core::domain::{AcmStatus, Domain, DomainStatus};
 use ferroku_core::event::Actor;
 use ferroku_core::sni_endpoint::Certificate;
 use ferroku_core::{DomainId, Millis};
-use ferroku_store::acm::{self, ORDER_JOB, OrderJob};
+use ferroku_store::acm::{self, ORDER_JOB, OrderJob, Outcome};
 use ferroku_store::domains::NewDomain;
 use ferroku_store::jobs::Job;
 use ferroku_store::sni_endpoints::Material;
@@ -15,6 +15,7 @@ use ferroku_store::{
     MasterKey, Result, Store, StoreError, acme_accounts, app_features, apps, domains, events, jobs,
     sni_endpoints, write,
 };
+use std::collections::HashMap;
 use support::{account, app, each_database};
 use uuid::Uuid;
 
@@ -156,9 +157,23 @@ async fn a_certificate_is_bound_to_what_it_covers_and_its_key_is_sealed() {
 }
 
 async fn order_job(store: &Store, now: Millis) -> Option<(Job, OrderJob)> {
-    let job = jobs::take(store, ORDER_JOB, now + 10, 5, now).await.expect("taken").pop()?;
+    let job = acm::take(store, &HashMap::new(), 5, now + 10, now).await.expect("taken").pop()?;
     let payload = serde_json::from_str(&job.payload).expect("its form");
     Some((job, payload))
+}
+
+/// The authority gave a certificate.
+async fn issue(
+    store: &Store,
+    job: &Job,
+    domain: &Domain,
+    name: &str,
+    material: &Material<'_>,
+    due_at: Millis,
+    now: Millis,
+) {
+    let issued = Outcome::Issued { name, material, due_at };
+    acm::conclude(store, job.id, domain, &issued, now).await.expect("written, or ignored");
 }
 
 #[tokio::test]
@@ -184,30 +199,30 @@ async fn a_due_domain_has_one_job_that_outlives_its_worker_until_it_is_done() {
         let (job, payload) = order_job(&store, 7).await.expect("taken");
         assert_eq!((payload.domain_id, job.attempts, job.step.as_str()), (www.id, 1, ""));
         assert!(order_job(&store, 8).await.is_none(), "it is leased");
-        acm::begun(&store, &www, 8).await.expect("noted");
+        assert!(acm::begun(&store, job.id, &www, 8).await.expect("noted"));
         let ordered = OrderJob { order_url: Some("https://ca/order/1".into()), ..payload };
-        jobs::advance(&store, job.id, "ordered", &ordered.to_json(), 8).await.expect("noted");
+        acm::ordered(&store, job.id, &ordered, 8).await.expect("noted");
         jobs::renew(&store, job.id, 100).await.expect("renewed");
         assert!(order_job(&store, 99).await.is_none());
         let (again, payload) = order_job(&store, 100).await.expect("its worker is dead");
         assert_eq!((again.id, again.attempts, again.step.as_str(), payload), (job.id, 2, "ordered", ordered));
 
-        acm::failing(&store, job.id, &www, "no such host", 200, 101).await.expect("noted");
+        let failing = Outcome::Failing { reason: "no such host", at: 200 };
+        acm::conclude(&store, job.id, &www, &failing, 101).await.expect("noted");
         assert_eq!(state(www.id).await, (Some(AcmStatus::Failing), Some("no such host".to_owned())));
         assert!(order_job(&store, 199).await.is_none());
         acm::refresh(&store, shop.id, &me, 150).await.expect("hastened");
         let (job, payload) = order_job(&store, 151).await.expect("at once");
-        assert_eq!((job.attempts, job.step.as_str(), payload), (1, "", OrderJob::new(www.id)));
-        acm::given_up(&store, job.id, &www, "still none", 1000, 152).await.expect("noted");
+        assert_eq!((job.attempts, job.step.as_str(), payload), (3, "", OrderJob::new(www.id)));
+        let given_up = Outcome::GivenUp { reason: "still none", at: 1000 };
+        acm::conclude(&store, job.id, &www, &given_up, 152).await.expect("noted");
         assert_eq!(state(www.id).await.0, Some(AcmStatus::Failed));
         assert_eq!(acm::enqueue_due(&store, 9, 999).await.expect("looked"), 0);
         assert_eq!(acm::enqueue_due(&store, 9, 1000).await.expect("looked"), 1, "it is looked at again");
 
         let (job, _) = order_job(&store, 1001).await.expect("taken");
         let got = certificate(&["www.example.com"]);
-        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY 1"), 2000, 1002)
-            .await
-            .expect("written");
+        issue(&store, &job, &www, "rex-1", &material(&got, "KEY 1"), 2000, 1002).await;
         assert_eq!(state(www.id).await, (Some(AcmStatus::Issued), None));
         assert!(jobs::open(&store, ORDER_JOB).await.expect("read").is_empty());
         let first = sni_endpoints::list(&store, shop.id).await.expect("read").remove(0);
@@ -215,9 +230,7 @@ async fn a_due_domain_has_one_job_that_outlives_its_worker_until_it_is_done() {
 
         assert_eq!(acm::enqueue_due(&store, 9, 2000).await.expect("looked"), 1, "renewal");
         let (job, _) = order_job(&store, 2001).await.expect("taken");
-        acm::issued(&store, job.id, &www, "rex-2", &material(&got, "KEY 2"), 3000, 2002)
-            .await
-            .expect("written");
+        issue(&store, &job, &www, "rex-2", &material(&got, "KEY 2"), 3000, 2002).await;
         let all = sni_endpoints::list(&store, shop.id).await.expect("read");
         assert_eq!(
             (all.len(), all[0].version, all[0].name.as_str()),
@@ -243,14 +256,14 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
         acm::enqueue_due(&store, 9, 3).await.expect("looked");
         let (job, _) = order_job(&store, 4).await.expect("taken");
         acm::disable(&store, shop.id, &me, 5).await.expect("off");
-        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY"), 9, 6).await.expect("ignored");
+        issue(&store, &job, &www, "rex-1", &material(&got, "KEY"), 9, 6).await;
         assert!(sni_endpoints::list(&store, shop.id).await.expect("read").is_empty());
 
         acm::enable(&store, shop.id, &me, 7).await.expect("on");
         acm::enqueue_due(&store, 9, 8).await.expect("looked");
         let (job, _) = order_job(&store, 9).await.expect("taken");
         domains::delete(&store, &www, &me, 10).await.expect("removed");
-        acm::issued(&store, job.id, &www, "rex-1", &material(&got, "KEY"), 9, 11).await.expect("ignored");
+        issue(&store, &job, &www, "rex-1", &material(&got, "KEY"), 9, 11).await;
         assert!(sni_endpoints::list(&store, shop.id).await.expect("read").is_empty());
         assert!(jobs::open(&store, ORDER_JOB).await.expect("read").is_empty());
 
@@ -275,9 +288,7 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
         let own = sni_endpoints::create(&store, shop.id, "own-2", &material(&owned, "KEY"), &me, 15)
             .await
             .expect("added");
-        acm::issued(&store, job.id, &late, "late-1", &material(&owned, "KEY"), 99, 15)
-            .await
-            .expect("ignored");
+        issue(&store, &job, &late, "late-1", &material(&owned, "KEY"), 99, 15).await;
         let bound = domains::by_id(&store, late.id).await.expect("read").expect("there");
         assert_eq!((bound.sni_endpoint_id, bound.acm_due_at), (Some(own.id), None));
         domains::delete(&store, &bound, &me, 15).await.expect("removed");
@@ -286,10 +297,69 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
         acm::enqueue_due(&store, 9, 17).await.expect("looked");
         let (job, _) = order_job(&store, 18).await.expect("taken");
         let got = certificate(&["auto.example.com"]);
-        acm::issued(&store, job.id, &auto, "auto-1", &material(&got, "KEY"), 99, 19).await.expect("written");
+        issue(&store, &job, &auto, "auto-1", &material(&got, "KEY"), 99, 19).await;
         assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 2);
         domains::delete(&store, &auto, &me, 20).await.expect("removed");
         assert_eq!(sni_endpoints::list(&store, shop.id).await.expect("read").len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn switching_off_and_on_leaves_one_job_for_each_domain() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
+        acm::enable(&store, shop.id, &me, 2).await.expect("on");
+        acm::enqueue_due(&store, 9, 3).await.expect("looked");
+        let (old, _) = order_job(&store, 4).await.expect("taken");
+        acm::disable(&store, shop.id, &me, 5).await.expect("off");
+        assert!(!acm::begun(&store, old.id, &www, 6).await.expect("looked"), "it is not wanted any more");
+        acm::enable(&store, shop.id, &me, 7).await.expect("on");
+        assert_eq!(acm::enqueue_due(&store, 9, 8).await.expect("looked"), 1);
+        // What the first one comes to must not have the domain ordered twice.
+        let failing = Outcome::Failing { reason: "too late", at: 9 };
+        acm::conclude(&store, old.id, &www, &failing, 9).await.expect("ignored");
+        assert_eq!(acm::enqueue_due(&store, 9, 10).await.expect("looked"), 0);
+        assert_eq!(jobs::open(&store, ORDER_JOB).await.expect("read").len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_with_many_domains_keeps_no_other_waiting() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let (many, one) = (app(&store, "many", &me).await, app(&store, "one", &me).await);
+        for number in 0..9 {
+            add(&store, &many, &format!("www{number}.example.com"), &me, 1).await.expect("added");
+        }
+        add(&store, &one, "www.example.org", &me, 2).await.expect("added");
+        for app in [&many, &one] {
+            acm::enable(&store, app.id, &me, 3).await.expect("on");
+        }
+        acm::enqueue_due(&store, 99, 4).await.expect("looked");
+        let mut running = HashMap::new();
+        let take = |running: &HashMap<_, _>, now| {
+            let (store, running) = (store.clone(), running.clone());
+            async move { acm::take(&store, &running, 8, now + 1, now).await.expect("taken") }
+        };
+        for job in take(&running, 5).await {
+            running.insert(job.id, job.app_id.expect("an app's"));
+        }
+        let of = |app: &App| running.values().filter(|id| **id == app.id).count();
+        assert_eq!((of(&many), of(&one)), (2, 1));
+        assert_eq!(take(&running, 9).await, [], "this process works on them, whatever their leases say");
+        // Every order counts, also of those that failed, until three hours are over.
+        let mut orders = running.len();
+        for round in 0..100 {
+            let taken = take(&HashMap::new(), 10 + round * 2).await;
+            orders += taken.iter().filter(|job| job.app_id == Some(many.id)).count();
+        }
+        assert_eq!(orders, 61, "60 of one app, and the other's first");
+        let later = 300 + ferroku_core::acm::ORDERS_WINDOW_MS;
+        assert!(take(&HashMap::new(), later).await.iter().any(|job| job.app_id == Some(many.id)));
     })
     .await;
 }
@@ -306,9 +376,7 @@ async fn an_owners_certificate_takes_the_place_of_all_automatic_ones_or_of_none(
             let (job, _) = order_job(&store, 4).await.expect("taken");
             let got = certificate(&[hostname]);
             let name = format!("auto-{number}");
-            acm::issued(&store, job.id, &domain, &name, &material(&got, "KEY"), 99, 5)
-                .await
-                .expect("written");
+            issue(&store, &job, &domain, &name, &material(&got, "KEY"), 99, 5).await;
         }
         let all = sni_endpoints::list(&store, shop.id).await.expect("read");
         assert_eq!(all.len(), 2);
@@ -354,7 +422,7 @@ async fn features_and_acme_accounts_are_kept() {
         acme_accounts::forget(&store, url).await.expect("forgotten");
         assert!(acme_accounts::find(&store, url).await.expect("read").is_none());
         let written: Result<()> =
-            async { write!(&store, tx => { jobs::cancel(&mut tx, "none", shop.id, 1).await }) }.await;
+            async { write!(&store, tx => { jobs::cancel(&mut tx, "none", shop.id).await }) }.await;
         written.expect("nothing to cancel is no failure");
     })
     .await;

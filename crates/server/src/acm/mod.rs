@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Nothing is ordered before the administrator has named an authority (`--acme-directory`).
 //! - A job is leased while it is worked on; one whose process died is taken up again, at the order it had made.
+//! - No app can use up the authority's limits for the others, nor all places of orders at once (`ferroku_core::acm`).
 //! - Certificate, its key, the domain's state and the job's end are written in one transaction.
 //!
 //! Sources: RFC 8555; Let's Encrypt's integration guide.
@@ -17,21 +18,22 @@ use crate::certificate::{self, Checked};
 use crate::crash_point;
 use crate::node::{Node, now_ms};
 use account::Accounts;
+use ferroku_core::AppId;
 use ferroku_core::acm::{AfterFailure, after_failure, renew_at};
 use ferroku_core::domain::Domain;
-use ferroku_store::acm::{self, ORDER_JOB, OrderJob};
+use ferroku_store::acm::{self, OrderJob, Outcome};
 use ferroku_store::jobs::{self, Job};
 use ferroku_store::{StoreError, domains};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// Orders at once: enough for a hundred domains in minutes, and far below every authority's limits.
-const CONCURRENT_ORDERS: usize = 4;
+/// Orders at once: enough for a hundred domains in minutes.
+const CONCURRENT_ORDERS: usize = 8;
 /// Jobs written at once; the rest follows in the next round.
 const ENQUEUE_BATCH: i64 = 50;
 /// How long a job is leased, in milliseconds: after a crash it waits so long for the process that takes it up.
@@ -62,7 +64,7 @@ pub struct Acm {
     settings: Option<AcmeSettings>,
     accounts: Accounts,
     wake: Notify,
-    running: Mutex<HashSet<Uuid>>,
+    running: Mutex<HashMap<Uuid, AppId>>,
 }
 
 /// Why an attempt failed; for the user.
@@ -86,19 +88,28 @@ impl Acm {
         self.wake.notify_one();
     }
 
-    /// True when the job was not running; it counts as running from then on.
-    fn begin(&self, id: Uuid) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
+    fn running(&self) -> MutexGuard<'_, HashMap<Uuid, AppId>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn end(&self, id: Uuid) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.wake.notify_one();
+/// A job that this process works on, until it is dropped: also when the work panics.
+struct Running {
+    node: Arc<Node>,
+    job_id: Uuid,
+}
+
+impl Running {
+    fn begin(node: &Arc<Node>, job_id: Uuid, app_id: AppId) -> Self {
+        node.acm.running().insert(job_id, app_id);
+        Self { node: node.clone(), job_id }
     }
+}
 
-    fn free(&self) -> usize {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).len();
-        CONCURRENT_ORDERS.saturating_sub(running)
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.node.acm.running().remove(&self.job_id);
+        self.node.acm.poke();
     }
 }
 
@@ -117,20 +128,14 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn look(node: &Arc<Node>) -> Result<(), StoreError> {
-    acm::enqueue_due(&node.store, ENQUEUE_BATCH, now_ms()).await?;
-    let free = i64::try_from(node.acm.free()).unwrap_or(0);
-    if free == 0 {
-        return Ok(());
-    }
     let now = now_ms();
-    for job in jobs::take(&node.store, ORDER_JOB, now + LEASE_MS, free, now).await? {
-        if node.acm.begin(job.id) {
-            let node = node.clone();
-            tokio::spawn(async move {
-                work(&node, &job).await;
-                node.acm.end(job.id);
-            });
-        }
+    acm::enqueue_due(&node.store, ENQUEUE_BATCH, now).await?;
+    let running = node.acm.running().clone();
+    let free = CONCURRENT_ORDERS.saturating_sub(running.len());
+    for job in acm::take(&node.store, &running, free, now + LEASE_MS, now).await? {
+        let Some(app_id) = job.app_id else { continue };
+        let running = Running::begin(node, job.id, app_id);
+        tokio::spawn(async move { work(&running.node, &job).await });
     }
     Ok(())
 }
@@ -161,9 +166,11 @@ async fn carry_out(node: &Arc<Node>, job: &Job) -> Result<(), StoreError> {
         None => None,
     };
     let (Some(order), Some(domain)) = (order, domain) else {
-        return jobs::finish(store, job.id, now_ms()).await;
+        return jobs::finish(store, job.id).await;
     };
-    acm::begun(store, &domain, now_ms()).await?;
+    if !acm::begun(store, job.id, &domain, now_ms()).await? {
+        return Ok(());
+    }
     node.dynos.poke(domain.app_id);
     let got = tokio::time::timeout(ORDER_LIMIT, order::carry_out(node, job, order, &domain)).await;
     let got =
@@ -197,8 +204,8 @@ async fn keep(node: &Node, job: &Job, domain: &Domain, checked: &Checked) -> Res
     loop {
         attempts += 1;
         let name = crate::api::sni_endpoints::new_name();
-        let material = checked.material();
-        match acm::issued(&node.store, job.id, domain, &name, &material, due_at, now_ms()).await {
+        let issued = Outcome::Issued { name: &name, material: &checked.material(), due_at };
+        match acm::conclude(&node.store, job.id, domain, &issued, now_ms()).await {
             Err(StoreError::Taken { .. }) if attempts < crate::api::sni_endpoints::NAME_ATTEMPTS => {}
             written => break written?,
         }
@@ -213,10 +220,11 @@ async fn fail(node: &Node, job: &Job, domain: &Domain, failure: Failure) -> Resu
     let now = now_ms();
     let reason = one_line(&failure.0);
     tracing::warn!(domain = domain.hostname, attempt = job.attempts, reason, "got no certificate");
-    match after_failure(job.attempts, now) {
-        AfterFailure::TryAgainAt(at) => acm::failing(&node.store, job.id, domain, &reason, at, now).await,
-        AfterFailure::GiveUpUntil(at) => acm::given_up(&node.store, job.id, domain, &reason, at, now).await,
-    }
+    let outcome = match after_failure(job.attempts, now) {
+        AfterFailure::TryAgainAt(at) => Outcome::Failing { reason: &reason, at },
+        AfterFailure::GiveUpUntil(at) => Outcome::GivenUp { reason: &reason, at },
+    };
+    acm::conclude(&node.store, job.id, domain, &outcome, now).await
 }
 
 fn one_line(text: &str) -> String {

@@ -8,8 +8,8 @@ use super::{AcmeSettings, Failure};
 use crate::crash_point;
 use crate::node::{Node, now_ms};
 use ferroku_core::domain::Domain;
-use ferroku_store::acm::OrderJob;
-use ferroku_store::jobs::{self, Job};
+use ferroku_store::acm::{self, OrderJob};
+use ferroku_store::jobs::Job;
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, NewOrder, Order,
     OrderStatus, RetryPolicy,
@@ -17,8 +17,6 @@ use instant_acme::{
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use std::time::Duration;
 
-/// The step of a job whose order the authority knows.
-const ORDERED: &str = "ordered";
 /// Authorities look within seconds, and again for a minute when a look fails.
 const VALIDATION: RetryPolicy = RetryPolicy::new().backoff(1.5).timeout(Duration::from_secs(120));
 /// Signing takes seconds.
@@ -65,14 +63,9 @@ async fn with_account(
     let account = node.acm.accounts.get(node, settings).await.map_err(other)?;
     let (mut order, key) = open(node, &account, job, payload, domain).await?;
     if order.state().status == OrderStatus::Pending {
-        let tokens = answer_challenges(node, &mut order).await;
-        let status = match tokens.1 {
-            Ok(()) => order.poll_ready(&VALIDATION).await,
-            Err(error) => Err(error),
-        };
-        for token in tokens.0 {
-            forget(node, &token).await;
-        }
+        let answers = answer_challenges(node, &mut order).await?;
+        let status = order.poll_ready(&VALIDATION).await;
+        drop(answers);
         crash_point::hit("acm.validated");
         if status? != OrderStatus::Ready {
             return Err(why_invalid(&account, &order).await);
@@ -115,49 +108,49 @@ async fn open(
     let sealed = node.store.key().seal(&additional_data(job), key.serialize_pem().as_bytes());
     let payload =
         OrderJob { domain_id: domain.id, order_url: Some(order.url().to_owned()), sealed_key: Some(sealed) };
-    jobs::advance(&node.store, job.id, ORDERED, &payload.to_json(), now_ms())
+    acm::ordered(&node.store, job.id, &payload, now_ms())
         .await
         .map_err(|error| other(failed("The order could not be kept", &error)))?;
     crash_point::hit("acm.ordered");
     Ok((order, key))
 }
 
-/// Lets the router answer, and tells the authority so. The tokens are to be forgotten when it has looked.
-async fn answer_challenges(node: &Node, order: &mut Order) -> (Vec<String>, Result<(), Error>) {
-    let mut tokens = Vec::new();
-    let result = async {
-        let mut authorizations = order.authorizations();
-        while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization?;
-            if authorization.status != AuthorizationStatus::Pending {
-                continue;
-            }
-            let Some(mut challenge) = authorization.challenge(ChallengeType::Http01) else {
-                return Err(other(Failure(
-                    "The authority offers no HTTP challenge for this domain".to_owned(),
-                )));
-            };
-            let token = challenge.token.clone();
-            let answer = challenge.key_authorization();
-            tokens.push(token.clone());
-            let told = node.dynos.set_acme_challenge(&token, Some(answer.as_str()));
-            if tokio::time::timeout(ROUTER_LIMIT, told).await.is_err() {
-                return Err(other(Failure("The node's router is not reachable".to_owned())));
-            }
-            crash_point::hit("acm.challenge_set");
-            if challenge.status == ChallengeStatus::Pending {
-                challenge.set_ready().await?;
-            }
-        }
-        Ok(())
-    }
-    .await;
-    (tokens, result)
+/// A challenge that the router answers until this is dropped, whatever ends the order.
+struct Answer<'a> {
+    node: &'a Node,
+    token: String,
 }
 
-async fn forget(node: &Node, token: &str) {
-    // It does no harm if the router learns of it later.
-    let _ = tokio::time::timeout(ROUTER_LIMIT, node.dynos.set_acme_challenge(token, None)).await;
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        self.node.dynos.forget_acme_challenge(&self.token);
+    }
+}
+
+/// Lets the router answer, and tells the authority so.
+async fn answer_challenges<'a>(node: &'a Node, order: &mut Order) -> Result<Vec<Answer<'a>>, Error> {
+    let mut answers = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        if authorization.status != AuthorizationStatus::Pending {
+            continue;
+        }
+        let Some(mut challenge) = authorization.challenge(ChallengeType::Http01) else {
+            return Err(other(Failure("The authority offers no HTTP challenge for this domain".to_owned())));
+        };
+        let key_authorization = challenge.key_authorization();
+        answers.push(Answer { node, token: challenge.token.clone() });
+        let told = node.dynos.answer_acme_challenge(&challenge.token, key_authorization.as_str());
+        if tokio::time::timeout(ROUTER_LIMIT, told).await.is_err() {
+            return Err(other(Failure("The node's router is not reachable".to_owned())));
+        }
+        crash_point::hit("acm.challenge_set");
+        if challenge.status == ChallengeStatus::Pending {
+            challenge.set_ready().await?;
+        }
+    }
+    Ok(answers)
 }
 
 /// The authority's reason: that of the challenge that failed.

@@ -134,7 +134,7 @@ async fn archive(service: &Builds) -> Result<(), StoreError> {
             Err(error) => tracing::error!("cannot pack slug {}: {error}; given up", job.payload),
         }
         crash_point::hit("slug.archived");
-        jobs::finish(store, job.id, now_ms()).await?;
+        jobs::finish(store, job.id).await?;
     }
     Ok(())
 }

@@ -162,11 +162,17 @@ impl DynoManager {
         shared.routes.set(app_id, None);
     }
 
-    /// Lets the router answer an ACME challenge on every host, or no more. Returns once it does.
-    pub async fn set_acme_challenge(&self, token: &str, key_authorization: Option<&str>) {
+    /// Lets the router answer an ACME challenge on every host. Returns once it does.
+    pub async fn answer_acme_challenge(&self, token: &str, key_authorization: &str) {
         let Some(shared) = &self.0 else { return };
-        shared.routes.set_challenge(token, key_authorization);
+        shared.routes.set_challenge(token, Some(key_authorization));
         shared.routes.served(&shared.parts.router).await;
+    }
+
+    /// Lets the router answer a challenge no more, from its next table on.
+    pub fn forget_acme_challenge(&self, token: &str) {
+        let Some(shared) = &self.0 else { return };
+        shared.routes.set_challenge(token, None);
     }
 
     /// Starts a waiting attached one-off for the client that has come.
