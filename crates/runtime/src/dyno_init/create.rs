@@ -37,8 +37,12 @@ const OPEN_FILES: u64 = 10_000;
 const SHARED_MEMORY_OPTION: &str = "size=256m";
 
 /// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder is
-/// the second argument.
-pub fn run(run_folder: Option<OsString>, root: Option<OsString>) -> Result<u8, Failure> {
+/// the second argument. `alter` is for programs that only tests have, see [`super::create_altered`].
+pub fn run(
+    run_folder: Option<OsString>,
+    root: Option<OsString>,
+    alter: impl FnOnce(&Path, &mut serde_json::Value),
+) -> Result<u8, Failure> {
     let [run_folder, root] = [run_folder, root].map(|argument| argument.map(PathBuf::from));
     let run_folder = run_folder.ok_or_else(|| Failure::new("dyno-create needs a run folder"))?;
     let root = root.ok_or_else(|| Failure::new("dyno-create needs a root"))?;
@@ -46,7 +50,9 @@ pub fn run(run_folder: Option<OsString>, root: Option<OsString>) -> Result<u8, F
     Hierarchies::detect(Path::new(cgroup::ROOT))
         .and_then(|hierarchies| hierarchies.group(&plan.cgroup).enter_unified())
         .context(|| "enter the cgroup".into())?;
-    let spec = spec(&plan, &root)?;
+    let mut spec = spec(&plan, &root)?;
+    alter(&run_folder, &mut spec);
+    let spec: Spec = serde_json::from_value(spec).context(|| "OCI spec".into())?;
     spec.save(run_folder.join("config.json")).context(|| "write config.json".into())?;
     let [stdin, stdout, stderr] = [descriptor::STDIN, descriptor::STDOUT, descriptor::STDERR].map(|number| {
         // SAFETY: `supervise` started us with these open, and nothing else here owns them.
@@ -84,11 +90,11 @@ fn chain(what: &str, error: &dyn std::error::Error) -> String {
 
 /// The OCI spec of a dyno. It lists no network namespace: `supervise` is in the dyno's already, and a process
 /// in a new user namespace could not join one that belongs to the host's.
-fn spec(plan: &LaunchPlan, root: &Path) -> Result<Spec, Failure> {
+fn spec(plan: &LaunchPlan, root: &Path) -> Result<serde_json::Value, Failure> {
     let limits = &plan.spec.limits;
     let ids = json!([{ "containerID": 0, "hostID": plan.spec.uid_base, "size": APP_UIDS }]);
     let profile = seccomp::profile().context(|| "seccomp profile".into())?;
-    let value = json!({
+    Ok(json!({
         "ociVersion": "1.0.2",
         "hostname": plan.spec.host_name,
         "root": { "path": root, "readonly": true },
@@ -133,8 +139,7 @@ fn spec(plan: &LaunchPlan, root: &Path) -> Result<Spec, Failure> {
                 "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"
             ]
         }
-    });
-    serde_json::from_value(value).context(|| "OCI spec".into())
+    }))
 }
 
 fn mounts() -> serde_json::Value {

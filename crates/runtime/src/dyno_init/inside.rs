@@ -40,8 +40,16 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// As shells have it: the command cannot be run.
 const CANNOT_RUN: i32 = 126;
 
+/// Whether the command may look into the first process, which runs as the same user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstProcess {
+    Hidden,
+    /// For a program that only tests have.
+    Open,
+}
+
 /// Runs the order that comes through the channel; the result is the dyno's exit status.
-pub fn run() -> Result<u8, Failure> {
+pub fn run(first_process: FirstProcess) -> Result<u8, Failure> {
     // SAFETY: libcontainer preserves this one descriptor, and nothing else here owns it.
     let channel = unsafe { OwnedFd::from_raw_fd(super::create::descriptor::CHANNEL) };
     let mut channel = File::from(channel);
@@ -54,8 +62,9 @@ pub fn run() -> Result<u8, Failure> {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // The command runs as the same user: it must not attach to us and outlive what we reap. Its own exec undoes this.
+    let dumpable: libc::c_ulong = if first_process == FirstProcess::Hidden { 0 } else { 1 };
     // SAFETY: no memory is involved.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable) };
     let terminal = match order.terminal {
         Some(size) => Some(open_terminal(&channel, size)?),
         None => None,

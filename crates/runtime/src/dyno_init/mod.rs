@@ -22,12 +22,14 @@ mod loop_device;
 mod mounts;
 mod outlet;
 pub(crate) mod ring;
-mod seccomp;
+pub mod seccomp;
 mod streams;
 mod supervise;
 pub(crate) mod sys;
 
+use inside::FirstProcess;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The program `dyno-init`: runs the role that the arguments name.
@@ -36,7 +38,7 @@ pub fn main() -> ExitCode {
     let role = arguments.next().unwrap_or_default();
     exit_code(match role.to_str() {
         Some("supervise") => supervise::run(arguments.next()),
-        Some("inside") => inside::run(),
+        Some("inside") => inside::run(FirstProcess::Hidden),
         _ => Err(sys::Failure::new("dyno-init is started by ferrokud; it does nothing by itself")),
     })
 }
@@ -44,7 +46,25 @@ pub fn main() -> ExitCode {
 /// The program `dyno-create`.
 pub fn create_main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    exit_code(create::run(arguments.next(), arguments.next()))
+    exit_code(create::run(arguments.next(), arguments.next(), |_, _| {}))
+}
+
+/// A `dyno-create` that changes a dyno's OCI spec before the container is made; gets the dyno's run folder along.
+///
+/// For tests that show what a protection is good for by taking it away. The choice between this and [`create_main`]
+/// is made by the program that is compiled, not by anything that a running one reads: no argument, variable, file, field
+/// of a dyno's spec or setting of a node leads here. The programs of a node are `dyno-init` and `dyno-create`, which
+/// have no such branch; `tests/escape` is a program of its own that calls this, and only a driver that was given
+/// another folder of programs ([`crate::SandboxConfig::programs`], which the server always fills with its own) would
+/// start it. Whoever can replace a node's programs is root there already.
+pub fn create_altered(alter: impl FnOnce(&Path, &mut serde_json::Value)) -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    exit_code(create::run(arguments.next(), arguments.next(), alter))
+}
+
+/// The role `inside` with a first process that the command may look into; for tests, as [`create_altered`] is.
+pub fn inside_open() -> ExitCode {
+    exit_code(inside::run(FirstProcess::Open))
 }
 
 fn exit_code(result: Result<u8, sys::Failure>) -> ExitCode {

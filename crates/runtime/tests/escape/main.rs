@@ -1,0 +1,153 @@
+//! Attempts to get out of a dyno, made by a hostile app in one. Needs root.
+//!
+//! Each attempt is made on the host without a sandbox, where it works; in a dyno, where it fails; in dynos without all
+//! but one of the protections that stop it, where it fails too; and in a dyno without any of them, where it works again.
+//! So a protection counts only if it is seen to be the one that stops something, and defence in depth
+//! only if each layer is seen to hold by itself.
+//!
+//! | file | has |
+//! |---|---|
+//! | `attempts.py` | what the app does |
+//! | `cases.rs` | the table of attempts and of what stops each |
+//! | `protections.rs` | the table of protections and of how each is taken away |
+//! | `stage.rs` | the host, the node and its neighbours |
+//!
+//! This program is also the `dyno-create` of the weakened dynos: see `ferroku_runtime::dyno_init::create_altered`.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod document;
+mod protections;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+
+use cases::{CASES, Case, Host};
+use futures::StreamExt;
+use stage::{Outcome, Stage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Dynos at a time: the machine has other tests to run.
+const DYNOS_AT_ONCE: usize = 3;
+
+type Outcomes = BTreeMap<String, Outcome>;
+
+fn main() -> ExitCode {
+    let called_as = std::env::args().next().unwrap_or_default();
+    if called_as.ends_with("dyno-create") {
+        return stage::create();
+    }
+    if called_as == "/.ferroku/init" {
+        return ferroku_runtime::dyno_init::inside_open();
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: escapes are tried as root only");
+        return ExitCode::SUCCESS;
+    }
+    if let Some(code) = stage::enter() {
+        return code;
+    }
+    document::check();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let begun = Instant::now();
+    let failures = runtime.block_on(all());
+    println!("{} cases in {:.0?}", CASES.len(), begun.elapsed());
+    for failure in &failures {
+        println!("FAILED: {failure}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn all() -> Vec<String> {
+    let stage = Stage::set().await;
+    let failures = attempts(&stage).await;
+    stage.strike().await;
+    failures
+}
+
+/// Every case of the table, with every set of protections that tells something.
+async fn attempts(stage: &Stage) -> Vec<String> {
+    // An argument picks cases by a part of their names.
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let cases: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| wanted.is_empty() || wanted.iter().any(|part| case.attempt.contains(part.as_str())))
+        .collect();
+    let mut on_host = Outcomes::new();
+    for host in [Host::Root, Host::User] {
+        let attempts: Vec<&str> =
+            cases.iter().filter(|case| case.host == host).map(|case| case.attempt).collect();
+        on_host.extend(stage.on_host(host, &attempts));
+    }
+    let mut wanted: BTreeMap<BTreeSet<&str>, Vec<&str>> = BTreeMap::new();
+    for case in &cases {
+        for removed in removals(case) {
+            wanted.entry(removed).or_default().push(case.attempt);
+        }
+    }
+    println!("{} dynos", wanted.len());
+    let runs = wanted.into_iter().map(|(removed, attempts)| async move {
+        let names: Vec<String> = removed.iter().map(ToString::to_string).collect();
+        let outcomes = stage.in_dyno(&names, &attempts).await;
+        (removed, outcomes)
+    });
+    let seen: BTreeMap<BTreeSet<&str>, Outcomes> =
+        futures::stream::iter(runs).buffer_unordered(DYNOS_AT_ONCE).collect().await;
+    cases.iter().flat_map(|case| judge(case, on_host.get(case.attempt), &seen)).collect()
+}
+
+/// What is taken away for a case: nothing, all that stop it, and all but each one of them.
+fn removals(case: &Case) -> BTreeSet<BTreeSet<&'static str>> {
+    let all: BTreeSet<&str> = case.stopped_by.iter().copied().collect();
+    let but_one = case.stopped_by.iter().map(|kept| {
+        let mut removed = all.clone();
+        removed.remove(kept);
+        removed
+    });
+    but_one.chain([BTreeSet::new(), all.clone()]).collect()
+}
+
+fn judge(case: &Case, on_host: Option<&Outcome>, seen: &BTreeMap<BTreeSet<&str>, Outcomes>) -> Vec<String> {
+    let name = case.attempt;
+    let all: BTreeSet<&str> = case.stopped_by.iter().copied().collect();
+    let mut failures = Vec::new();
+    let mut absent = None;
+    let host = match (case.host, on_host) {
+        (Host::Not(reason), _) => format!("not tried ({reason})"),
+        (_, Some(Outcome::Works)) => "works".to_owned(),
+        (_, Some(Outcome::Absent(reason))) => {
+            absent = Some(reason);
+            format!("absent ({reason})")
+        }
+        (_, other) => {
+            failures.push(format!("{name}: without a sandbox it should work: {other:?}"));
+            "FAILS".to_owned()
+        }
+    };
+    for removed in removals(case) {
+        let outcome = &seen[&removed][name];
+        let should_work = removed == all && !all.is_empty() && absent.is_none();
+        let was_tried = !matches!(outcome, Outcome::NotTried(_));
+        if !was_tried || should_work != (*outcome == Outcome::Works) {
+            let expected = if should_work { "work" } else { "fail" };
+            failures.push(format!("{name}: without {removed:?} it should {expected}: {outcome:?}"));
+        }
+    }
+    let plain = match &seen[&BTreeSet::new()][name] {
+        Outcome::Works => "WORKS".to_owned(),
+        Outcome::Fails(reason) | Outcome::Absent(reason) | Outcome::NotTried(reason) => reason.clone(),
+    };
+    let stops = case.stopped_by.join(" + ");
+    let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
+    println!("{verdict:6} {} / {name}: host {host}; dyno: {plain}; works again without: {stops}", case.theme);
+    if let Some(reason) = absent {
+        println!("skipped: {name}: this kernel cannot show it: {reason}");
+    }
+    if all.is_empty() {
+        println!("skipped: {name}: no protection to take away without breaking the program");
+    }
+    failures
+}

@@ -1,0 +1,280 @@
+//! What a dyno is protected by, each under a name, and how a test takes that one away.
+
+use ferroku_core::uids::{APP_UIDS, DYNO_UID, FIRST_APP_UID};
+use ferroku_runtime::DynoSpec;
+use ferroku_runtime::dyno_init::seccomp;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// A protection, what it is, and how it is taken away.
+pub struct Protection {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub removal: Removal,
+}
+
+pub enum Removal {
+    /// By another OCI spec; runs in the altered `dyno-create`, right before the container is made.
+    Spec(fn(&mut Value)),
+    /// By another request to the driver.
+    Request(fn(&mut DynoSpec)),
+}
+
+use Removal::{Request, Spec};
+
+/// A neighbour's app, whose uids a dyno gets when it has none of its own.
+pub const STRANGER_UID_BASE: u32 = FIRST_APP_UID + APP_UIDS;
+
+/// In front of the names of seccomp's groups.
+const SECCOMP: &str = "seccomp ";
+
+pub const PROTECTIONS: &[Protection] = &[
+    Protection {
+        name: "user namespace",
+        what: "its root, and all capabilities that it could win, are nobody's outside",
+        removal: Spec(|spec| {
+            drop_namespace(spec, "user");
+            let base = spec["linux"]["uidMappings"][0]["hostID"].as_u64().unwrap_or(0);
+            for map in ["uidMappings", "gidMappings"] {
+                spec["linux"].as_object_mut().unwrap().remove(map);
+            }
+            if spec["process"]["user"]["uid"] != 0 {
+                let owner = base + u64::from(DYNO_UID);
+                spec["process"]["user"] = json!({ "uid": owner, "gid": owner, "umask": 0o022 });
+            }
+        }),
+    },
+    Protection {
+        name: "pid namespace",
+        what: "a dyno sees and signals its own processes only",
+        removal: Spec(|spec| {
+            drop_namespace(spec, "pid");
+            mount_at(spec, "/proc", json!({ "type": "bind", "source": "/proc", "options": ["rbind"] }));
+        }),
+    },
+    Protection {
+        name: "ipc namespace",
+        what: "shared memory, semaphores and message queues of its own",
+        removal: Spec(|spec| drop_namespace(spec, "ipc")),
+    },
+    Protection {
+        name: "uts namespace",
+        what: "a host name of its own",
+        removal: Spec(|spec| {
+            drop_namespace(spec, "uts");
+            // Else the name would be given to the host.
+            spec.as_object_mut().unwrap().remove("hostname");
+        }),
+    },
+    Protection {
+        name: "cgroup namespace",
+        what: "its cgroup looks like the root; names of the node stay hidden, and cgroup files of the host cannot be mounted",
+        removal: Spec(|spec| drop_namespace(spec, "cgroup")),
+    },
+    Protection {
+        name: "network namespace",
+        what: "devices, addresses, loopback and abstract sockets of its own",
+        removal: Spec(|_| {
+            let host = File::open(host_network()).expect("the host's network");
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(host.as_fd(), kind).expect("enters the host's network");
+        }),
+    },
+    Protection {
+        name: "unprivileged user",
+        what: "processes are uid 1000, not root",
+        removal: Spec(|spec| spec["process"]["user"] = json!({ "uid": 0, "gid": 0, "umask": 0o022 })),
+    },
+    Protection {
+        name: "uid range of the app",
+        what: "65,536 uids for each app, so that no two apps are the same user of the host",
+        removal: Request(|spec| spec.uid_base = STRANGER_UID_BASE),
+    },
+    Protection {
+        name: "no capabilities",
+        what: "every set is empty, the bounding set too",
+        removal: Spec(|spec| {
+            for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
+                spec["process"]["capabilities"][set] = json!(CAPABILITIES);
+            }
+        }),
+    },
+    Protection {
+        name: "no new privileges",
+        what: "set-uid programs and file capabilities give nothing",
+        removal: Spec(|spec| {
+            spec["process"]["noNewPrivileges"] = false.into();
+            // Without either this or a capability, the kernel takes no filter.
+            spec["linux"].as_object_mut().unwrap().remove("seccomp");
+        }),
+    },
+    Protection {
+        name: "no set-uid files",
+        what: "every mount is nosuid",
+        removal: Spec(|spec| {
+            mount_at(spec, "/usr", json!({ "type": "bind", "source": "/usr", "options": ["rbind", "ro"] }));
+        }),
+    },
+    Protection {
+        name: "hidden first process",
+        what: "pid 1 is not dumpable: the command, the same user, cannot trace it or read its memory and descriptors",
+        removal: Spec(|spec| {
+            let program = std::env::current_exe().expect("our own program");
+            let bind = json!({ "type": "bind", "source": program, "options": ["rbind", "ro"] });
+            mount_at(spec, "/.ferroku/init", bind);
+        }),
+    },
+    Protection {
+        name: "root folder of its own",
+        what: "nothing of the host but its programs and libraries is there: no data folder, home, run or var",
+        removal: Spec(|spec| {
+            mount_at(spec, "/opt", json!({ "type": "bind", "source": "/", "options": ["rbind"] }));
+        }),
+    },
+    Protection {
+        name: "generated /etc",
+        what: "nothing of the host's people, names or secrets",
+        removal: Spec(|spec| {
+            mount_at(spec, "/etc", json!({ "type": "bind", "source": "/etc", "options": ["rbind"] }));
+        }),
+    },
+    Protection {
+        name: "read-only stack",
+        what: "the host's /usr cannot be written",
+        removal: Spec(|spec| {
+            mount_at(spec, "/usr", json!({ "type": "bind", "source": "/usr", "options": ["rbind"] }));
+        }),
+    },
+    Protection {
+        name: "read-only root",
+        what: "the root folder cannot be written",
+        removal: Spec(|spec| spec["root"]["readonly"] = false.into()),
+    },
+    Protection {
+        name: "read-only /sys",
+        what: "of its own network namespace",
+        removal: Spec(|spec| {
+            mount_at(spec, "/sys", json!({ "type": "bind", "source": "/sys", "options": ["rbind"] }));
+        }),
+    },
+    Protection {
+        name: "read-only paths",
+        what: "what configures the kernel below /proc",
+        removal: Spec(|spec| spec["linux"]["readonlyPaths"] = json!([])),
+    },
+    Protection {
+        name: "masked paths",
+        what: "what tells of the host's kernel below /proc and /sys",
+        removal: Spec(|spec| spec["linux"]["maskedPaths"] = json!([])),
+    },
+    Protection {
+        name: "device rules",
+        what: "the devices cgroup: null, zero, full, random, terminals",
+        removal: Spec(|spec| {
+            spec["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+        }),
+    },
+    Protection {
+        name: "seccomp architectures",
+        what: "system calls of other processor modes kill the caller",
+        removal: Spec(|spec| {
+            spec["linux"]["seccomp"]["architectures"] = json!(["SCMP_ARCH_NATIVE", "SCMP_ARCH_X86"]);
+        }),
+    },
+];
+
+/// Without CAP_SYS_RESOURCE, which the machine that runs this may lack itself.
+const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_TIME",
+    "CAP_MKNOD",
+    "CAP_SYSLOG",
+    "CAP_PERFMON",
+    "CAP_BPF",
+];
+
+/// The file in the node's data folder from which the altered `dyno-create` learns where the host's network is.
+pub const HOST_NETWORK: &str = "host-network";
+
+/// Takes protections away from a dyno's OCI spec.
+pub fn alter(removed: &[String], spec: &mut Value) {
+    // The user is told in the terms of the namespace that is there: change it first.
+    let by_user = |name: &&String| *name != "unprivileged user";
+    let (mut order, rest): (Vec<_>, Vec<_>) = removed.iter().partition(|name| !by_user(name));
+    order.extend(rest);
+    for name in order {
+        if let Some(group) = name.strip_prefix(SECCOMP).and_then(|name| group(name)) {
+            let Some(calls) = spec["linux"]["seccomp"]["syscalls"].as_array_mut() else { continue };
+            calls.retain(|rule| !group.calls.contains(&rule["names"][0].as_str().unwrap()));
+            continue;
+        }
+        if let Removal::Spec(edit) = find(name).removal {
+            edit(spec);
+        }
+    }
+}
+
+/// Takes protections away from the request for a dyno.
+pub fn alter_request(removed: &[String], spec: &mut DynoSpec) {
+    for name in removed.iter().filter(|name| group_of(name).is_none()) {
+        if let Removal::Request(edit) = find(name).removal {
+            edit(spec);
+        }
+    }
+}
+
+/// Every protection there is: those above, and each group of the seccomp profile.
+pub fn names() -> Vec<String> {
+    let groups = seccomp::GROUPS.iter().map(|group| format!("{SECCOMP}{}", group.name));
+    PROTECTIONS.iter().map(|protection| protection.name.to_owned()).chain(groups).collect()
+}
+
+fn group(name: &str) -> Option<&'static seccomp::Group> {
+    seccomp::GROUPS.iter().find(|group| group.name == name)
+}
+
+fn group_of(name: &str) -> Option<&'static seccomp::Group> {
+    name.strip_prefix(SECCOMP).and_then(group)
+}
+
+fn find(name: &str) -> &'static Protection {
+    PROTECTIONS.iter().find(|known| known.name == name).unwrap_or_else(|| panic!("no protection {name:?}"))
+}
+
+fn drop_namespace(spec: &mut Value, kind: &str) {
+    spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
+}
+
+/// Mounts something at a place, instead of what is mounted there.
+fn mount_at(spec: &mut Value, target: &str, mut mount: Value) {
+    mount["destination"] = target.into();
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    match mounts.iter_mut().find(|known| known["destination"] == target) {
+        Some(known) => *known = mount,
+        None => mounts.push(mount),
+    }
+}
+
+fn host_network() -> String {
+    // argv: dyno-create RUN_FOLDER ROOT; the run folder is DATA/run/dynos/ID.
+    let run_folder = std::env::args().nth(1).expect("a run folder");
+    let data = Path::new(&run_folder).ancestors().nth(3).expect("a data folder");
+    fs::read_to_string(data.join(HOST_NETWORK)).expect("the test wrote it")
+}
