@@ -123,6 +123,7 @@ impl Control {
             Heard::Connected(peer) => {
                 self.peer = Some(peer);
                 self.reported.clear();
+                self.compiler.keyring.forget_unplaced();
                 self.outbox.start_over();
                 for probed in self.probes.results() {
                     self.tell(FromRouter::Probed(probed.clone()));
@@ -135,6 +136,7 @@ impl Control {
             }
             Heard::Gone(number) if self.is_peer(number) => self.peer = None,
             Heard::Said(number, message) if self.is_peer(number) => match message {
+                ToRouter::Certificate(certificate) => self.compiler.keyring.take(&certificate),
                 ToRouter::Table(table) => self.take_table(table),
                 ToRouter::Acknowledge(acknowledge) => self.outbox.acknowledge(acknowledge),
                 ToRouter::Hello(_) | ToRouter::TakeListeners => {}
@@ -144,14 +146,17 @@ impl Control {
         }
     }
 
-    fn take_table(&mut self, table: RouteTable) {
+    fn take_table(&mut self, mut table: RouteTable) {
         let version = table.version;
+        // The next router has no keys before its control sends them with a table of its own.
+        let certificates = std::mem::take(&mut table.certificates);
         // A router on its way out leaves the file to the one that replaces it.
         if *self.shared.phase.borrow() == Phase::Serving
             && let Err(error) = disk::write_table(&self.folder, &table)
         {
             tracing::error!(folder = %self.folder.display(), %error, "the route table cannot be kept on disk");
         }
+        table.certificates = certificates;
         self.probes.follow(&table);
         self.apply(table);
         // Handshakes that waited look for their certificates in the table that is in place.

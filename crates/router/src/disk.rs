@@ -21,23 +21,12 @@ pub fn last_table(folder: &Path) -> Option<RouteTable> {
     read(&folder.join(TABLE_FILE))
 }
 
-/// Replaces the last table. Private keys never reach the disk: a certificate is nothing without its key, so
-/// that all of them are left out.
+/// Replaces the last table.
 ///
 /// # Errors
 /// The folder cannot be written.
 pub fn write_table(folder: &Path, table: &RouteTable) -> io::Result<()> {
-    let path = folder.join(TABLE_FILE);
-    if table.certificates.is_empty() {
-        return write(&path, table, false);
-    }
-    let apps = table.apps.clone();
-    let acme_challenges = table.acme_challenges.clone();
-    write(
-        &path,
-        &RouteTable { version: table.version, apps, certificates: Vec::new(), acme_challenges },
-        false,
-    )
+    write(&folder.join(TABLE_FILE), table, false)
 }
 
 /// Leaves records for the next router.

@@ -71,7 +71,7 @@ pub struct InFlight(pub Arc<Target>);
 /// Compiles tables and remembers targets from one to the next.
 #[derive(Debug)]
 pub struct Compiler {
-    keyring: Keyring,
+    pub keyring: Keyring,
     states: HashMap<AppId, Arc<AppState>>,
     targets: HashMap<DynoId, Arc<Target>>,
     workers: usize,
@@ -285,7 +285,7 @@ impl Compiler {
             }
         }
         self.targets = known;
-        let certificates = self.keyring.load(table.certificates);
+        let certificates = self.keyring.place(table.certificates);
         self.states = states;
         Table { hosts, apps, certificates, acme_challenges: table.acme_challenges }
     }

@@ -6,13 +6,14 @@
 //! tickets, whose key lives and dies with the router's process.
 //!
 //! Invariant: private keys are in memory only. A router that has just started knows none before control has
-//! sent a table; handshakes wait for it.
+//! sent them and a table; handshakes wait for it. What is shown changes with a table and only then: a certificate
+//! that was sent is kept aside until a table names it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use ferroku_core::protocol::router::Certificate;
+use ferroku_core::protocol::router::{Certificate, CertificateUse};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -40,10 +41,19 @@ pub struct Certificates {
     hosts: HashMap<Box<str>, Arc<CertifiedKey>>,
 }
 
-/// Turns PEM into keys once, not with every table.
+/// The certificates that control has sent, read once each.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    known: HashMap<String, (Certificate, Arc<CertifiedKey>)>,
+    /// Those that the newest table names, by id.
+    shown: HashMap<String, Known>,
+    /// Those that came after it, by id.
+    sent: HashMap<String, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    digest: String,
+    key: Arc<CertifiedKey>,
 }
 
 impl Certificates {
@@ -58,34 +68,54 @@ impl Certificates {
 }
 
 impl Keyring {
-    /// Takes in a table's certificates. One that cannot be used is logged and left out; of two for the same
-    /// host the first counts.
-    pub fn load(&mut self, given: Vec<Certificate>) -> Certificates {
-        let mut known = HashMap::with_capacity(given.len());
-        let mut hosts = HashMap::new();
-        for certificate in given {
-            let key = match self.known.remove(&certificate.id) {
-                Some((same, key)) if same == certificate => key,
-                _ => match certified(&certificate) {
-                    Ok(key) => Arc::new(key),
-                    Err(error) => {
-                        tracing::error!(
-                            id = certificate.id,
-                            error,
-                            "a certificate cannot be used; upload it again"
-                        );
-                        continue;
-                    }
-                },
-            };
-            for host in &certificate.hosts {
-                let host = host.to_ascii_lowercase().into_boxed_str();
-                hosts.entry(host).or_insert_with(|| key.clone());
-            }
-            known.insert(certificate.id.clone(), (certificate, key));
+    /// Takes in a certificate for the tables to come. One that cannot be used is logged and left out.
+    pub fn take(&mut self, certificate: &Certificate) {
+        let same = |known: &Known| known.digest == certificate.digest;
+        if self.shown.get(&certificate.id).is_some_and(same) {
+            // A control that is new here sends all.
+            self.sent.remove(&certificate.id);
+            return;
         }
-        self.known = known;
+        match certified(certificate) {
+            Ok(key) => {
+                let known = Known { digest: certificate.digest.clone(), key: Arc::new(key) };
+                self.sent.insert(certificate.id.clone(), known);
+            }
+            Err(error) => {
+                tracing::error!(
+                    id = certificate.id,
+                    error,
+                    "a certificate cannot be used, so that the one before stays, if there is one; upload it again"
+                );
+            }
+        }
+    }
+
+    /// What a table shows. Forgets what it does not name. Where the content that it names never came or cannot be
+    /// used, the one before of the same id stays; of two for the same host the first counts.
+    pub fn place(&mut self, uses: Vec<CertificateUse>) -> Certificates {
+        let mut shown = HashMap::with_capacity(uses.len());
+        let mut hosts = HashMap::with_capacity(uses.len());
+        for CertificateUse { id, digest, hosts: names } in uses {
+            let sent = self.sent.remove(&id).filter(|known| known.digest == digest);
+            let Some(known) = sent.or_else(|| self.shown.remove(&id)) else {
+                tracing::debug!(id, "a table names a certificate that is not here");
+                continue;
+            };
+            for name in names {
+                let name = name.to_ascii_lowercase().into_boxed_str();
+                hosts.entry(name).or_insert_with(|| known.key.clone());
+            }
+            shown.insert(id, known);
+        }
+        self.shown = shown;
+        self.sent.clear();
         Certificates { hosts }
+    }
+
+    /// Forgets what no table has named: its sender is gone, and the next one sends all anew.
+    pub fn forget_unplaced(&mut self) {
+        self.sent.clear();
     }
 }
 

@@ -7,11 +7,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 
 use common::{Control, Dyno, Node, app, short_timeouts};
-use ferroku_core::protocol::router::{Certificate, RouteApp, RouteTable};
+use ferroku_core::protocol::router::{Certificate, RouteApp, RouteTable, ToRouter};
 use ferroku_router::limits::ConnectionLimits;
 use ferroku_router::{Listener, Router, RouterConfig, socket};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+
+type Issued = (Certificate, Vec<String>);
 
 /// A certificate authority whose certificate lies in a file for clients.
 struct Authority {
@@ -29,13 +31,13 @@ impl Authority {
         Self { folder, issuer: Issuer::new(params, key) }
     }
 
-    fn issue(&self, id: &str, hosts: &[&str]) -> Certificate {
+    fn issue(&self, id: &str, hosts: &[&str]) -> Issued {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(hosts.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, id);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Certificate { id: id.into(), hosts, chain_pem: certificate.pem(), key_pem: key.serialize_pem() }
+        (Certificate::new(id, certificate.pem(), key.serialize_pem()), hosts)
     }
 
     fn curl(&self, address: SocketAddr, arguments: &[&str], url: &str) -> Output {
@@ -56,8 +58,14 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn publish(node: &mut Node, apps: Vec<RouteApp>, certificates: Vec<Certificate>) {
-    node.control.publish_table(RouteTable { apps, certificates, ..RouteTable::default() });
+fn publish(node: &mut Node, apps: Vec<RouteApp>, certificates: Vec<Issued>) {
+    node.control.publish_certificates(apps, &certificates);
+}
+
+/// Whether a client that asks for the host is shown this certificate.
+fn is_shown(node: &Node, host: &str, (certificate, _): &Issued) -> bool {
+    let line = certificate.chain_pem.lines().nth(1).unwrap();
+    s_client(node.address, &["-servername", host]).contains(line)
 }
 
 fn shop(dyno: &Dyno, hosts: &[&str]) -> RouteApp {
@@ -166,23 +174,72 @@ fn a_new_certificate_is_shown_from_the_next_table_on_and_keys_never_reach_the_di
     let apps = vec![shop(&dyno, &["a.example.com"])];
     let old = authority.issue("c", &["a.example.com"]);
     publish(&mut node, apps.clone(), vec![old.clone()]);
-    let before = s_client(node.address, &["-servername", "a.example.com"]);
-    assert!(before.contains(old.chain_pem.lines().nth(1).unwrap()), "{before}");
+    assert!(is_shown(&node, "a.example.com", &old));
     let new = authority.issue("c", &["a.example.com"]);
     publish(&mut node, apps.clone(), vec![new.clone()]);
-    let after = s_client(node.address, &["-servername", "a.example.com"]);
-    assert!(after.contains(new.chain_pem.lines().nth(1).unwrap()), "{after}");
-    // One that is broken takes nothing else along.
-    let broken = Certificate { key_pem: old.key_pem, id: "d".into(), ..new.clone() };
-    publish(&mut node, apps, vec![broken, new.clone()]);
+    assert!(is_shown(&node, "a.example.com", &new));
+    // One that is broken takes nothing else along, and not the one that it was to replace either.
+    let broken = |id| {
+        let newer = authority.issue(id, &["a.example.com"]);
+        (Certificate { key_pem: old.0.key_pem.clone(), ..newer.0 }, newer.1)
+    };
+    publish(&mut node, apps.clone(), vec![broken("d"), new.clone()]);
+    assert!(is_shown(&node, "a.example.com", &new));
+    publish(&mut node, apps, vec![broken("c")]);
     assert_eq!(text(&authority.curl(node.address, &[], "https://a.example.com:PORT/")), "ok");
     for entry in std::fs::read_dir(node.folder.path()).unwrap() {
         let path = entry.unwrap().path();
         let Ok(bytes) = std::fs::read(&path) else { continue };
         assert!(!String::from_utf8_lossy(&bytes).contains("PRIVATE KEY"), "{}", path.display());
     }
-    let secret = new.key_pem.lines().nth(1).unwrap().to_owned();
-    assert!(!std::fs::read_to_string(node.folder.path().join("table.json")).unwrap().contains(&secret));
+    let kept = std::fs::read_to_string(node.folder.path().join("table.json")).unwrap();
+    let secret = new.0.key_pem.lines().nth(1).unwrap();
+    assert!(!kept.contains(secret) && !kept.contains("certificates"), "{kept}");
+}
+
+#[test]
+fn what_is_shown_changes_with_a_table_only_and_what_no_table_names_is_forgotten() {
+    let dyno = Dyno::saying("ok");
+    let authority = Authority::new();
+    let mut node = Node::start(vec![]);
+    let apps = vec![shop(&dyno, &["a.example.com", "b.example.com"])];
+    let table = |certificates: &[Issued]| RouteTable {
+        apps: apps.clone(),
+        certificates: common::shown(certificates),
+        ..RouteTable::default()
+    };
+    let a = authority.issue("a", &["a.example.com"]);
+    let b = authority.issue("b", &["b.example.com"]);
+    publish(&mut node, apps.clone(), vec![a.clone(), b.clone()]);
+    // A table that names what is there needs no certificate to be sent again.
+    node.control.publish_table(table(&[a.clone(), b.clone()]));
+    assert!(is_shown(&node, "a.example.com", &a) && is_shown(&node, "b.example.com", &b));
+    // A new one waits for its table.
+    let newer = authority.issue("a", &["a.example.com"]);
+    node.control.say(&ToRouter::Certificate(newer.0.clone()));
+    node.control.publish_table(table(&[a.clone(), b.clone()]));
+    assert!(is_shown(&node, "a.example.com", &a));
+    // It was not for that table, and is forgotten with it: the one before stays.
+    node.control.publish_table(table(&[newer.clone(), b.clone()]));
+    assert!(is_shown(&node, "a.example.com", &a));
+    node.control.say(&ToRouter::Certificate(newer.0.clone()));
+    node.control.publish_table(table(&[newer.clone(), b.clone()]));
+    assert!(is_shown(&node, "a.example.com", &newer));
+    // What a table leaves out is gone for the next one, too; the other app's is not shown instead.
+    node.control.publish_table(table(&[b.clone()]));
+    node.control.publish_table(table(&[newer.clone(), b.clone()]));
+    let refused = s_client(node.address, &["-servername", "a.example.com"]);
+    assert!(!refused.contains("BEGIN CERTIFICATE"), "{refused}");
+    assert!(is_shown(&node, "b.example.com", &b));
+    // What one control sent without a table is not the next one's.
+    node.control.say(&ToRouter::Certificate(newer.0.clone()));
+    node.control = Control::connect(&node.socket());
+    node.control.publish_table(table(&[newer.clone(), b.clone()]));
+    let refused = s_client(node.address, &["-servername", "a.example.com"]);
+    assert!(!refused.contains("BEGIN CERTIFICATE"), "{refused}");
+    // One that sends all again changes nothing but that.
+    publish(&mut node, apps.clone(), vec![newer.clone(), b.clone()]);
+    assert!(is_shown(&node, "a.example.com", &newer) && is_shown(&node, "b.example.com", &b));
 }
 
 #[test]
@@ -229,11 +286,10 @@ fn clear_text_is_sent_to_https_when_the_app_says_so() {
     })
     .unwrap();
     let mut control = Control::connect(&folder.path().join("router.sock"));
-    control.publish_table(RouteTable {
-        apps: vec![RouteApp { https_redirect: true, ..shop(&dyno, &["a.example.com"]) }],
-        certificates: vec![authority.issue("c", &["a.example.com"])],
-        ..RouteTable::default()
-    });
+    control.publish_certificates(
+        vec![RouteApp { https_redirect: true, ..shop(&dyno, &["a.example.com"]) }],
+        &[authority.issue("c", &["a.example.com"])],
+    );
     let port = tls_address.port();
     for (method, status) in [("GET", 301), ("POST", 308), ("DELETE", 308)] {
         let format = "%{http_code} %{redirect_url}";

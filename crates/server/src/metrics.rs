@@ -39,6 +39,8 @@ struct State {
     /// Of runs that are not remembered any more.
     accepted_before: u64,
     apps_before: BTreeMap<AppId, AppMetrics>,
+    /// Some of `apps_before` may be of apps that are gone.
+    unpruned: bool,
 }
 
 /// Everything that routers counted.
@@ -75,8 +77,21 @@ impl Metrics {
             for mut app in oldest.apps {
                 app.open_requests = 0;
                 add(&mut state.apps_before, &app);
+                state.unpruned = true;
             }
         }
+    }
+
+    /// Whether [`Self::retain`] is due: no router says of an older one's apps which are gone.
+    pub fn is_unpruned(&self) -> bool {
+        self.lock().unpruned
+    }
+
+    /// Forgets what older routers counted of any app but these.
+    pub fn retain(&self, apps: &BTreeSet<AppId>) {
+        let mut state = self.lock();
+        state.apps_before.retain(|app_id, _| apps.contains(app_id));
+        state.unpruned = false;
     }
 
     /// What all routers have counted until now.
@@ -109,6 +124,12 @@ pub async fn run(node: Arc<Node>) {
     loop {
         tokio::time::sleep(SAMPLE).await;
         node.metrics.take(node.router.metrics());
+        // An error is for the next time.
+        if node.metrics.is_unpruned()
+            && let Ok(apps) = ferroku_store::apps::list(&node.store).await
+        {
+            node.metrics.retain(&apps.iter().map(|app| app.id).collect());
+        }
     }
 }
 
@@ -294,8 +315,15 @@ mod tests {
             metrics.take(vec![report(run, 9)]);
             assert_eq!(metrics.totals().accepted_connections, before);
         }
-        let app = &metrics.totals().apps[&AppId(Uuid::from_u128(1))];
+        let app_id = AppId(Uuid::from_u128(1));
+        assert!(metrics.is_unpruned());
+        metrics.retain(&[app_id].into());
+        assert!(!metrics.is_unpruned());
+        let app = &metrics.totals().apps[&app_id];
         assert_eq!((before, app.statuses, app.failures["H12"]), (29 * 9, [0, 29 * 8, 0, 0, 29], 29));
+        // Of an app that is gone nothing is left but what the last routers said.
+        metrics.retain(&BTreeSet::new());
+        assert_eq!(metrics.totals().apps[&app_id].failures["H12"], REMEMBERED_RUNS as u64);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Control's side of the connection to the router.
 //!
-//! In: whole route tables from the reconciler. Out: which version the router serves, which dynos have no
-//! request left, and request records for logplex. The link connects again by itself and sends the last
-//! table again; nobody who holds it notices a restart of the router except by a late answer.
+//! In: whole route tables from the reconciler, with the certificates that they name. Out: which version the router
+//! serves, which dynos have no request left, and request records for logplex. The link connects again by itself and
+//! sends the last table and its certificates again; nobody who holds it notices a restart of the router except by a
+//! late answer.
+//!
+//! Of several tables that wait for a slow router only the newest is sent. A certificate is sent once a connection,
+//! ahead of the first table that names it, so that a table costs only what is new in it.
 //!
 //! While one router replaces another, both are connected: a dyno counts as drained only when each of them
 //! says so. Invariant: a record is acknowledged only by [`RequestBatch::acknowledge`], after it was stored.
@@ -15,13 +19,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferroku_core::protocol::frame::{Decoder, FrameError};
 use ferroku_core::protocol::router::{
-    Acknowledge, FromRouter, Hello, MessageError, MetricsReport, PROTOCOL_VERSION, Probed, RequestLog, Role,
-    RouteTable, TargetState, ToRouter,
+    Acknowledge, Certificate, FromRouter, Hello, MessageError, MetricsReport, PROTOCOL_VERSION, Probed,
+    RequestLog, Role, RouteTable, TargetState, ToRouter, certificate_frame, table_frame,
 };
 use ferroku_core::{AppId, DynoId};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, watch};
 
 /// Between two attempts to connect, in milliseconds: short, because new dynos wait for it.
@@ -50,7 +55,7 @@ pub enum RouterEvent {
 #[derive(Debug)]
 pub struct RequestBatch {
     pub log: RequestLog,
-    reply: mpsc::UnboundedSender<ToRouter>,
+    reply: mpsc::UnboundedSender<Acknowledge>,
 }
 
 impl RequestBatch {
@@ -63,7 +68,7 @@ impl RequestBatch {
     pub fn acknowledge(self) {
         if let Some(last) = self.log.records.last() {
             let acknowledge = Acknowledge { instance: self.log.instance, sequence: last.sequence };
-            let _ = self.reply.send(ToRouter::Acknowledge(acknowledge));
+            let _ = self.reply.send(acknowledge);
         }
     }
 }
@@ -80,11 +85,19 @@ struct Shared {
     events: broadcast::Sender<RouterEvent>,
     applied: watch::Sender<u64>,
     batches: mpsc::Sender<RequestBatch>,
+    /// What every connected router is to have.
+    publication: watch::Sender<Option<Arc<Publication>>>,
+}
+
+/// A table with the certificates that it names.
+#[derive(Debug)]
+struct Publication {
+    table: RouteTable,
+    certificates: Vec<Arc<Certificate>>,
 }
 
 #[derive(Debug)]
 struct State {
-    table: Option<RouteTable>,
     last_version: u64,
     next_connection: u64,
     connections: HashMap<u64, Connection>,
@@ -95,7 +108,7 @@ struct State {
 #[derive(Debug)]
 struct Connection {
     instance: u64,
-    outgoing: mpsc::UnboundedSender<ToRouter>,
+    acknowledges: mpsc::UnboundedSender<Acknowledge>,
     drained: HashSet<DynoId>,
     metrics: Option<MetricsReport>,
 }
@@ -126,7 +139,6 @@ impl RouterLink {
     pub fn connect(socket: impl Into<PathBuf>) -> Self {
         let (batches, receiver) = mpsc::channel(REQUEST_BATCH_QUEUE);
         let state = State {
-            table: None,
             last_version: now_us(),
             next_connection: 0,
             connections: HashMap::new(),
@@ -138,17 +150,19 @@ impl RouterLink {
             events: broadcast::Sender::new(EVENT_QUEUE),
             applied: watch::Sender::new(0),
             batches,
+            publication: watch::Sender::new(None),
         });
         tokio::spawn(keep_connected(Arc::downgrade(&shared), socket.into()));
         Self { shared }
     }
 
     /// Makes `table` the one that every connected router serves, and returns the version it is stamped with
-    /// (`table.version` is overwritten; versions rise over restarts of control).
+    /// (`table.version` is overwritten; versions rise over restarts of control). `certificates` are those that the
+    /// table names, new ones or not.
     ///
     /// Keep a target in the table as draining until it is reported drained: a router that never knew of a
     /// dyno cannot report it.
-    pub fn publish(&self, mut table: RouteTable) -> u64 {
+    pub fn publish(&self, mut table: RouteTable, certificates: Vec<Arc<Certificate>>) -> u64 {
         let mut state = self.shared.lock();
         state.last_version = now_us().max(state.last_version + 1);
         table.version = state.last_version;
@@ -166,11 +180,9 @@ impl RouterLink {
                 connection.drained.retain(|dyno_id| known.contains(dyno_id));
             }
         }
-        for connection in state.connections.values() {
-            let _ = connection.outgoing.send(ToRouter::Table(table.clone()));
-        }
         let version = table.version;
-        state.table = Some(table);
+        // Under the lock, so that no older table comes after a newer one.
+        self.shared.publication.send_replace(Some(Arc::new(Publication { table, certificates })));
         version
     }
 
@@ -257,11 +269,11 @@ async fn keep_connected(shared: std::sync::Weak<Shared>, socket: PathBuf) {
     let mut last_error = String::new();
     while let Some(strong) = shared.upgrade() {
         match open(&strong, &socket).await {
-            Ok((number, stream, decoder, outgoing)) => {
+            Ok(opened) => {
                 drop(strong);
                 last_error.clear();
                 let (leaving, left) = tokio::sync::oneshot::channel();
-                tokio::spawn(serve(shared.clone(), number, stream, decoder, outgoing, leaving));
+                tokio::spawn(serve(shared.clone(), opened, leaving));
                 let _ = left.await;
             }
             Err(error) => {
@@ -276,9 +288,23 @@ async fn keep_connected(shared: std::sync::Weak<Shared>, socket: PathBuf) {
     }
 }
 
-type Opened = (u64, UnixStream, Decoder, mpsc::UnboundedReceiver<ToRouter>);
+/// A connection after the hellos.
+struct Opened {
+    number: u64,
+    stream: UnixStream,
+    decoder: Decoder,
+    outgoing: Outgoing,
+}
 
-/// Connects, exchanges hellos, registers the connection and puts the last table on its way.
+/// What a connection's writer sends.
+struct Outgoing {
+    acknowledges: mpsc::UnboundedReceiver<Acknowledge>,
+    publications: watch::Receiver<Option<Arc<Publication>>>,
+    /// The digests of the certificates that this router has, by id.
+    sent: HashMap<String, String>,
+}
+
+/// Connects, exchanges hellos and registers the connection.
 async fn open(shared: &Shared, socket: &Path) -> Result<Opened, LinkError> {
     let stream = ferroku_router::socket::connect(socket)?;
     stream.set_nonblocking(true)?;
@@ -304,31 +330,28 @@ async fn open(shared: &Shared, socket: &Path) -> Result<Opened, LinkError> {
     if state.connections.values().any(|connection| connection.instance == instance) {
         return Err(LinkError::Twice);
     }
-    let (outgoing, receiver) = mpsc::unbounded_channel();
-    if let Some(table) = &state.table {
-        let _ = outgoing.send(ToRouter::Table(table.clone()));
-    }
+    let (acknowledges, receiver) = mpsc::unbounded_channel();
+    let mut publications = shared.publication.subscribe();
+    publications.mark_changed();
     let number = state.next_connection;
     state.next_connection += 1;
     state
         .connections
-        .insert(number, Connection { instance, outgoing, drained: HashSet::new(), metrics: None });
-    Ok((number, stream, decoder, receiver))
+        .insert(number, Connection { instance, acknowledges, drained: HashSet::new(), metrics: None });
+    let outgoing = Outgoing { acknowledges: receiver, publications, sent: HashMap::new() };
+    Ok(Opened { number, stream, decoder, outgoing })
 }
 
 /// Runs one connection to its end.
 async fn serve(
     shared: std::sync::Weak<Shared>,
-    number: u64,
-    stream: UnixStream,
-    decoder: Decoder,
-    outgoing: mpsc::UnboundedReceiver<ToRouter>,
+    Opened { number, stream, decoder, outgoing }: Opened,
     leaving: tokio::sync::oneshot::Sender<()>,
 ) {
     let (reader, writer) = stream.into_split();
     let result = tokio::select! {
         result = read(&shared, number, reader, decoder, leaving) => result,
-        result = write(writer, outgoing) => result,
+        result = outgoing.write(writer) => result,
     };
     if let Some(shared) = shared.upgrade() {
         shared.disconnected(number);
@@ -344,7 +367,7 @@ async fn serve(
 async fn read(
     shared: &std::sync::Weak<Shared>,
     number: u64,
-    mut reader: tokio::net::unix::OwnedReadHalf,
+    mut reader: OwnedReadHalf,
     mut decoder: Decoder,
     leaving: tokio::sync::oneshot::Sender<()>,
 ) -> Result<(), LinkError> {
@@ -365,7 +388,7 @@ async fn read(
                     );
                 }
                 let reply =
-                    shared.lock().connections.get(&number).map(|connection| connection.outgoing.clone());
+                    shared.lock().connections.get(&number).map(|connection| connection.acknowledges.clone());
                 let batches = shared.batches.clone();
                 drop(shared);
                 if let Some(reply) = reply {
@@ -389,21 +412,62 @@ async fn read(
     }
 }
 
-async fn write(
-    mut writer: tokio::net::unix::OwnedWriteHalf,
-    mut outgoing: mpsc::UnboundedReceiver<ToRouter>,
-) -> Result<(), LinkError> {
-    while let Some(message) = outgoing.recv().await {
-        match message.encode() {
+impl Outgoing {
+    /// Writes until the connection breaks.
+    async fn write(mut self, mut writer: OwnedWriteHalf) -> Result<(), LinkError> {
+        // Neither sender may be left while the other is not: records are stored after the link was let go of.
+        let (mut publishing, mut acknowledging) = (true, true);
+        while publishing || acknowledging {
+            tokio::select! {
+                changed = self.publications.changed(), if publishing => match changed {
+                    Ok(()) => self.publish(&mut writer).await?,
+                    Err(_) => publishing = false,
+                },
+                acknowledge = self.acknowledges.recv(), if acknowledging => match acknowledge {
+                    Some(acknowledge) => {
+                        writer.write_all(&ToRouter::Acknowledge(acknowledge).encode()?).await?;
+                    }
+                    None => acknowledging = false,
+                },
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Sends the newest table and, ahead of it, what the router lacks of its certificates.
+    async fn publish(&mut self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
+        let Some(publication) = self.publications.borrow_and_update().clone() else { return Ok(()) };
+        for certificate in &publication.certificates {
+            if self.sent.get(&certificate.id) == Some(&certificate.digest) {
+                continue;
+            }
+            match certificate_frame(certificate) {
+                Ok(bytes) => writer.write_all(&bytes).await?,
+                // The router leaves it out; ending the link would take all the others away as well.
+                Err(error) => refused(&error, "a certificate cannot be sent to the router; upload it again"),
+            }
+            self.sent.insert(certificate.id.clone(), certificate.digest.clone());
+        }
+        match table_frame(&publication.table) {
             Ok(bytes) => writer.write_all(&bytes).await?,
             // The router goes on with the table it has; ending the link would take its reports away as well.
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the route table is too large for the router, which keeps the one before; remove unused certificates"
-            ),
+            Err(error) => {
+                refused(
+                    &error,
+                    "the router keeps the route table before; remove apps or domains from the node",
+                );
+                return Ok(());
+            }
         }
+        // The router forgets what its table does not name, and so does this side.
+        let named: HashSet<&str> = publication.table.certificates.iter().map(|one| one.id.as_str()).collect();
+        self.sent.retain(|id, _| named.contains(id.as_str()));
+        Ok(())
     }
-    std::future::pending().await
+}
+
+fn refused(error: &MessageError, consequence: &'static str) {
+    tracing::error!(error = error as &dyn std::error::Error, "{consequence}");
 }
 
 /// The next message; `None` for one that this version does not know.

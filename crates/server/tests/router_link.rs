@@ -98,8 +98,8 @@ async fn a_table_published_before_the_router_exists_is_served_as_soon_as_it_does
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let link = RouterLink::connect(folder.path().join("router.sock"));
-    let first = link.publish(table(DynoId(Uuid::new_v4()), dyno().await, TargetState::Healthy));
-    let second = link.publish(table(DynoId(Uuid::new_v4()), dyno().await, TargetState::Healthy));
+    let first = link.publish(table(DynoId(Uuid::new_v4()), dyno().await, TargetState::Healthy), Vec::new());
+    let second = link.publish(table(DynoId(Uuid::new_v4()), dyno().await, TargetState::Healthy), Vec::new());
     assert!(second > first);
     let router = start_router(folder.path(), &listener);
     tokio::time::timeout(PATIENCE, link.wait_applied(second)).await.unwrap();
@@ -117,14 +117,14 @@ async fn a_dyno_is_drained_only_when_the_leaving_router_has_done_with_it_too() {
     let link = RouterLink::connect(folder.path().join("router.sock"));
     let mut events = link.subscribe();
     let (dyno_id, target) = (DynoId(Uuid::new_v4()), dyno().await);
-    link.wait_applied(link.publish(table(dyno_id, target, TargetState::Healthy))).await;
+    link.wait_applied(link.publish(table(dyno_id, target, TargetState::Healthy), Vec::new())).await;
     let long = tokio::spawn(async move { get(address, "/1500").await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     let next = start_router(folder.path(), &listener);
     old.leave();
     tokio::time::sleep(Duration::from_millis(300)).await;
     // The next router has nothing in flight to it and says so at once; the old one still has.
-    link.wait_applied(link.publish(table(dyno_id, target, TargetState::Draining))).await;
+    link.wait_applied(link.publish(table(dyno_id, target, TargetState::Draining), Vec::new())).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!link.is_drained(dyno_id) && !long.is_finished());
     let drained = async { while events.recv().await.unwrap() != (RouterEvent::Drained { dyno_id }) {} };
@@ -150,7 +150,7 @@ async fn every_request_is_one_line_in_the_log_over_restarts_of_both_sides() {
         let logplex = Logplex::open(logs.clone()).unwrap();
         let link = RouterLink::connect(&socket);
         store(&link, logplex.clone());
-        link.wait_applied(link.publish(table(dyno_id, target, TargetState::Healthy))).await;
+        link.wait_applied(link.publish(table(dyno_id, target, TargetState::Healthy), Vec::new())).await;
         for _ in 0..40 {
             number += 1;
             assert!(get(address, &format!("/n/{number}")).await.starts_with("HTTP/1.1 200"));

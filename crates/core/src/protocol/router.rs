@@ -3,22 +3,23 @@
 //! The router listens; control and the supervisor connect. Both sides open with a [`Hello`].
 //!
 //! ```text
-//! control -> router      hello, table, acknowledge
+//! control -> router      hello, certificate, table, acknowledge
 //! supervisor -> router   hello, take_listeners
 //! router -> control      hello, table_applied, drained, request_log, leaving, wake, probed, metrics
 //! router -> supervisor   hello, listeners (with two file descriptors: router listener, API listener; and
 //!                        a third, the router's second listener, when it has one)
 //! ```
 //!
-//! A table is always whole: what it does not name is gone. Payloads are JSON; unknown fields and unknown
-//! frame types are ignored. Invariant: the golden bytes in the tests below never change for a version.
+//! A table is always whole: what it does not name is gone. A certificate is sent once a connection, before the first
+//! table that names it, and counts from that table on. Payloads are JSON; unknown fields and unknown frame types are
+//! ignored. Invariant: the golden bytes in the tests below never change for a version.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::frame::{Frame, FrameError, encode_into};
 pub use super::router_metrics::{AppMetrics, LATENCY_BOUNDS_MS, MetricsReport};
-pub use super::router_table::{Certificate, RouteApp, RouteTable, Target, TargetState};
+pub use super::router_table::{Certificate, CertificateUse, RouteApp, RouteTable, Target, TargetState};
 use crate::{AppId, DynoId};
 
 /// Raised when a peer of the version before could misread what this one sends.
@@ -28,6 +29,7 @@ const HELLO: u8 = 1;
 const TABLE: u8 = 2;
 const ACKNOWLEDGE: u8 = 3;
 const TAKE_LISTENERS: u8 = 4;
+const CERTIFICATE: u8 = 5;
 const TABLE_APPLIED: u8 = 65;
 const DRAINED: u8 = 66;
 const REQUEST_LOG: u8 = 67;
@@ -138,6 +140,8 @@ pub enum MessageError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToRouter {
     Hello(Hello),
+    /// New on this connection; shown once a table names it.
+    Certificate(Certificate),
     Table(RouteTable),
     Acknowledge(Acknowledge),
     /// Only from root: answer with [`FromRouter::Listeners`] and both listeners as SCM_RIGHTS.
@@ -168,7 +172,8 @@ impl ToRouter {
     pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
         match self {
             Self::Hello(hello) => encode(HELLO, hello),
-            Self::Table(table) => encode(TABLE, table),
+            Self::Certificate(certificate) => certificate_frame(certificate),
+            Self::Table(table) => table_frame(table),
             Self::Acknowledge(acknowledge) => encode(ACKNOWLEDGE, acknowledge),
             Self::TakeListeners => encode(TAKE_LISTENERS, &Nothing {}),
         }
@@ -181,6 +186,7 @@ impl ToRouter {
     pub fn decode(frame: &Frame) -> Result<Option<Self>, MessageError> {
         Ok(Some(match frame.frame_type {
             HELLO => Self::Hello(decode(frame)?),
+            CERTIFICATE => Self::Certificate(decode(frame)?),
             TABLE => Self::Table(decode(frame)?),
             ACKNOWLEDGE => Self::Acknowledge(decode(frame)?),
             TAKE_LISTENERS => Self::TakeListeners,
@@ -226,6 +232,22 @@ impl FromRouter {
             _ => return Ok(None),
         }))
     }
+}
+
+/// [`ToRouter::Certificate`] as one frame, for a sender that keeps the certificate.
+///
+/// # Errors
+/// It is over [`super::frame::MAX_FRAME_BYTES`].
+pub fn certificate_frame(certificate: &Certificate) -> Result<Vec<u8>, MessageError> {
+    encode(CERTIFICATE, certificate)
+}
+
+/// [`ToRouter::Table`] as one frame, for a sender that keeps the table.
+///
+/// # Errors
+/// It is over [`super::frame::MAX_FRAME_BYTES`].
+pub fn table_frame(table: &RouteTable) -> Result<Vec<u8>, MessageError> {
+    encode(TABLE, table)
 }
 
 fn encode<T: Serialize>(frame_type: u8, payload: &T) -> Result<Vec<u8>, MessageError> {
@@ -294,6 +316,8 @@ mod tests {
         let app = r#"{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"draining"}]}"#;
         let hello =
             Hello { protocol_version: 1, binary_digest: "ab".into(), instance: 0, role: Role::Supervisor };
+        let certificate = Certificate::new("c", "CHAIN\n".into(), "SECRET".into());
+        assert!(!format!("{certificate:?}").contains("SECRET"), "a private key is never logged");
         let cases = [
             (
                 ToRouter::Hello(hello),
@@ -305,6 +329,13 @@ mod tests {
                 golden(3, r#"{"instance":5,"sequence":9}"#),
             ),
             (ToRouter::TakeListeners, golden(4, "{}")),
+            (
+                ToRouter::Certificate(certificate),
+                golden(
+                    5,
+                    r#"{"id":"c","digest":"c878b087f3fb63305d4baceb0f54030382a4b57cb6c2b3a92b0f4bff9055802c","chain_pem":"CHAIN\n","key_pem":"SECRET"}"#,
+                ),
+            ),
         ];
         for (message, bytes) in cases {
             assert_eq!(message.encode().expect("small"), bytes);
@@ -315,12 +346,8 @@ mod tests {
     #[test]
     fn what_was_added_later_is_sent_only_when_it_is_set() {
         let mut table = table();
-        table.certificates.push(Certificate {
-            id: "c".into(),
-            hosts: vec!["*.example.com".into()],
-            chain_pem: "CHAIN".into(),
-            key_pem: "SECRET".into(),
-        });
+        let certificate = Certificate::new("c", "CHAIN".into(), "SECRET".into());
+        table.certificates.push(certificate.shown_to(vec!["*.example.com".into()]));
         table.acme_challenges.insert("token".into(), "token.thumb".into());
         let app = &mut table.apps[0];
         (app.https_redirect, app.session_affinity, app.http2) = (true, true, true);
@@ -329,9 +356,8 @@ mod tests {
         app.targets[0].state = TargetState::Adding;
         let bytes = golden(
             2,
-            r#"{"version":7,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"adding"}],"https_redirect":true,"session_affinity":true,"http2":true,"paused":true,"asleep":true,"max_requests":3,"health_check_path":"/up"}],"certificates":[{"id":"c","hosts":["*.example.com"],"chain_pem":"CHAIN","key_pem":"SECRET"}],"acme_challenges":{"token":"token.thumb"}}"#,
+            r#"{"version":7,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"adding"}],"https_redirect":true,"session_affinity":true,"http2":true,"paused":true,"asleep":true,"max_requests":3,"health_check_path":"/up"}],"certificates":[{"id":"c","digest":"945c72078d9c878587e1d29181b97a50b88187b7969792478a28ba1f512c5ca3","hosts":["*.example.com"]}],"acme_challenges":{"token":"token.thumb"}}"#,
         );
-        assert!(!format!("{table:?}").contains("SECRET"), "a private key is never logged");
         let message = ToRouter::Table(table);
         assert_eq!(message.encode().expect("small"), bytes);
         assert_eq!(ToRouter::decode(&frame_of(&bytes)).expect("valid"), Some(message));

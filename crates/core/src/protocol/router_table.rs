@@ -1,6 +1,8 @@
 //! The route table: all that the router knows of apps, their dynos and their certificates.
 //!
 //! In: written whole by control. Out: read by the router, which keeps it on disk without the certificates.
+//! Chains and keys are not part of the table, which is sent with every change: each travels once, in a frame of its
+//! own ahead of the first table that names it, and the table says for which hosts it is.
 //! Invariant: fields that came after version 1's first are left out of the frame while they have their default.
 
 use std::collections::BTreeMap;
@@ -8,6 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{AppId, DynoId};
 
@@ -18,8 +21,9 @@ pub struct RouteTable {
     pub version: u64,
     #[serde(default)]
     pub apps: Vec<RouteApp>,
+    /// What the router is to show of the certificates that it was sent; it forgets all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateUse>,
     /// Answers to `/.well-known/acme-challenge/TOKEN` on any host: token to key authorization (RFC 8555,
     /// section 8.3).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -27,15 +31,39 @@ pub struct RouteTable {
 }
 
 /// What TLS clients that ask for one of `hosts` are shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Certificate {
-    /// For log lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateUse {
+    /// As in [`Certificate`]: this content and no other.
     pub id: String,
+    pub digest: String,
     /// Lower case; `*.example.com` stands for one label.
     pub hosts: Vec<String>,
+}
+
+/// A certificate and its key, without whom it is for. At most a few times 32 KB, which is what the API takes of a
+/// chain and of a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Stays when the content is replaced; no two owners' certificates have the same.
+    pub id: String,
+    /// Of the chain, and so of the key, of which there is one to a leaf.
+    pub digest: String,
     /// The leaf first.
     pub chain_pem: String,
     pub key_pem: String,
+}
+
+impl Certificate {
+    /// With the digest of its chain: SHA-256, hexadecimal.
+    pub fn new(id: impl Into<String>, chain_pem: String, key_pem: String) -> Self {
+        let digest = hex::encode(Sha256::digest(chain_pem.as_bytes()));
+        Self { id: id.into(), digest, chain_pem, key_pem }
+    }
+
+    /// What a table says of it.
+    pub fn shown_to(&self, hosts: Vec<String>) -> CertificateUse {
+        CertificateUse { id: self.id.clone(), digest: self.digest.clone(), hosts }
+    }
 }
 
 impl fmt::Debug for Certificate {
@@ -43,7 +71,7 @@ impl fmt::Debug for Certificate {
         formatter
             .debug_struct("Certificate")
             .field("id", &self.id)
-            .field("hosts", &self.hosts)
+            .field("digest", &self.digest)
             .finish_non_exhaustive()
     }
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use ferroku_core::protocol::frame::Decoder;
 use ferroku_core::protocol::router::{
-    Acknowledge, FromRouter, Hello, MetricsReport, PROTOCOL_VERSION, Probed, RequestRecord, Role, RouteApp,
-    RouteTable, Target, TargetState, ToRouter,
+    Acknowledge, Certificate, CertificateUse, FromRouter, Hello, MetricsReport, PROTOCOL_VERSION, Probed,
+    RequestRecord, Role, RouteApp, RouteTable, Target, TargetState, ToRouter,
 };
 use ferroku_core::{AppId, DynoId};
 use ferroku_router::limits::{ConnectionLimits, Timeouts};
@@ -193,6 +193,14 @@ impl Control {
         self.publish_table(RouteTable { apps, ..RouteTable::default() });
     }
 
+    /// As [`Self::publish`], with certificates for hosts, sent anew.
+    pub fn publish_certificates(&mut self, apps: Vec<RouteApp>, certificates: &[(Certificate, Vec<String>)]) {
+        for (certificate, _) in certificates {
+            self.say(&ToRouter::Certificate(certificate.clone()));
+        }
+        self.publish_table(RouteTable { apps, certificates: shown(certificates), ..RouteTable::default() });
+    }
+
     /// As [`Self::publish`], with all that a table can have.
     pub fn publish_table(&mut self, table: RouteTable) {
         self.version += 1;
@@ -248,6 +256,11 @@ impl Control {
         assert_eq!(lines.len(), 1, "{lines:#?}");
         mask(&lines[0].line)
     }
+}
+
+/// What a table says of certificates.
+pub fn shown(certificates: &[(Certificate, Vec<String>)]) -> Vec<CertificateUse> {
+    certificates.iter().map(|(certificate, hosts)| certificate.shown_to(hosts.clone())).collect()
 }
 
 /// Replaces ids and times.

@@ -16,12 +16,9 @@ use ferroku_core::planner::{
 };
 use ferroku_core::protocol::router::Probed;
 use ferroku_core::release::Release;
-use ferroku_core::sni_endpoint::SniEndpoint;
 use ferroku_core::{AppId, DomainId, DynoId, ReleaseId};
 use ferroku_runtime::{DynoControl, DynoEvent, DynoHandle};
-use ferroku_store::{
-    StoreError, app_features, apps, domains, dyno_crashes, dynos, formations, releases, sni_endpoints,
-};
+use ferroku_store::{StoreError, app_features, apps, domains, dyno_crashes, dynos, formations, releases};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +37,10 @@ const MAX_ROUNDS: usize = 20;
 
 /// What a loop is told.
 pub(super) enum Message {
+    /// Rows of the app have changed.
     Poke,
+    /// Something changed that is no row of the app: the router has drained a dyno, or waits for one.
+    Look,
     /// From a dyno's pump; never a log line or attached output.
     Event {
         dyno_id: DynoId,
@@ -112,7 +112,6 @@ pub(super) struct Snapshot {
     pub dynos: Vec<Dyno>,
     pub crashes: Vec<planner::Crash>,
     pub domains: Vec<Domain>,
-    pub sni_endpoints: Vec<SniEndpoint>,
     pub features: Vec<AppFeature>,
 }
 
@@ -158,7 +157,7 @@ impl AppLoop {
                         Flow::Leave => return,
                     }
                 }
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(due) => self.certificates.rows_changed(),
             }
             if self.closing.is_some() {
                 if self.live.is_empty() {
@@ -188,7 +187,11 @@ impl AppLoop {
 
     async fn take(&mut self, message: Message) -> Flow {
         let result = match message {
-            Message::Poke => Ok(()),
+            Message::Poke => {
+                self.certificates.rows_changed();
+                Ok(())
+            }
+            Message::Look => Ok(()),
             Message::Event { dyno_id, event } => self.on_event_surely(dyno_id, event).await,
             Message::Spawned { dyno_id, result } => self.on_spawned(dyno_id, result).await,
             Message::Attach { dyno_id, answer } => {
@@ -310,20 +313,10 @@ impl AppLoop {
             let dynos = dynos::list(store, self.app_id).await?;
             let crashes = dyno_crashes::list(store, self.app_id).await?;
             let domains = domains::list(store, self.app_id).await?;
-            let sni_endpoints = sni_endpoints::list(store, self.app_id).await?;
             let features = app_features::list(store, self.app_id).await?;
             let again = releases::current(store, self.app_id).await?;
             if again.as_ref().map(|release| release.id) == release.as_ref().map(|release| release.id) {
-                return Ok(Some(Snapshot {
-                    app,
-                    release,
-                    formation,
-                    dynos,
-                    crashes,
-                    domains,
-                    sni_endpoints,
-                    features,
-                }));
+                return Ok(Some(Snapshot { app, release, formation, dynos, crashes, domains, features }));
             }
         }
     }
@@ -393,7 +386,7 @@ impl AppLoop {
             node_domain: &self.shared.parts.domain,
         });
         let store = &self.shared.parts.store;
-        let certificates = self.certificates.read(store, &snapshot.sni_endpoints, &snapshot.domains).await?;
+        let certificates = self.certificates.read(store, self.app_id, &snapshot.domains).await?;
         self.shared.routes.set(self.app_id, Some(routes::Entry { app: route, certificates }));
         self.announce_domains(&snapshot.domains);
         Ok(())
@@ -407,9 +400,8 @@ impl AppLoop {
     /// Notes domains as served once the router has the table that names them.
     fn announce_domains(&mut self, domains: &[Domain]) {
         let pending = domains.iter().filter(|domain| domain.status == DomainStatus::Pending);
-        let ids: Vec<DomainId> = pending.map(|domain| domain.id).collect();
-        let new: Vec<DomainId> =
-            ids.into_iter().filter(|id| self.certificates.announced.insert(*id)).collect();
+        let pending: Vec<DomainId> = pending.map(|domain| domain.id).collect();
+        let new = self.certificates.announce(&pending);
         if new.is_empty() {
             return;
         }

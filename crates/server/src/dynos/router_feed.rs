@@ -27,7 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         match events.recv().await {
             Ok(RouterEvent::Drained { dyno_id }) => {
                 if let Some(app_id) = shared.routes.app_of(dyno_id) {
-                    shared.send(app_id, Message::Poke);
+                    shared.send(app_id, Message::Look);
                 }
             }
             Ok(RouterEvent::Probed(probed)) => {
@@ -35,12 +35,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     shared.send(app_id, Message::Probed(probed));
                 }
             }
-            Ok(RouterEvent::Wake { app_id }) => shared.send(app_id, Message::Poke),
+            Ok(RouterEvent::Wake { app_id }) => shared.send(app_id, Message::Look),
             Ok(RouterEvent::Applied { .. }) => {}
             // Which ones were missed is not known; asking every app is cheap and rare.
             Err(RecvError::Lagged(_)) => {
                 let apps: Vec<_> = shared.lock().senders.keys().copied().collect();
-                apps.into_iter().for_each(|app_id| shared.send(app_id, Message::Poke));
+                apps.into_iter().for_each(|app_id| shared.send(app_id, Message::Look));
             }
             Err(RecvError::Closed) => return,
         }

@@ -1,12 +1,14 @@
 //! The route table: what the router is told of every app.
 //!
 //! Each app's loop gives its own entry and certificates ([`Routes::set`]), whoever orders certificates the answers to
-//! challenges ([`Routes::set_challenge`]); a task publishes the whole table when something changed.
+//! challenges ([`Routes::set_challenge`]); a task publishes the whole table when something changed. Certificates are
+//! shared, not copied: the link sends each once.
 //! Invariant: nothing is published before every app known at the start has given its entry, so that a restart
 //! of control takes no route away. Only an app whose rows cannot be read is waited for no longer than
 //! [`FIRST_TABLE_WAIT`].
 
 use super::MAX_SURGE;
+use super::certificates::Shown;
 use crate::router_link::RouterLink;
 use ferroku_core::app::App;
 use ferroku_core::app_feature::{AppFeature, END_TO_END_HTTP2, HTTPS_REDIRECT, SESSION_AFFINITY, is_enabled};
@@ -18,7 +20,7 @@ use ferroku_core::planner::{WEB, serving_release};
 use ferroku_core::protocol::router::{Certificate, RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -46,7 +48,7 @@ pub struct Routes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub app: RouteApp,
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<Shown>,
 }
 
 struct State {
@@ -129,8 +131,8 @@ impl Routes {
     pub async fn publish(&self, router: &RouterLink) {
         let deadline = Instant::now() + FIRST_TABLE_WAIT;
         loop {
-            if let Some((change, table)) = self.take_changed(Instant::now() >= deadline) {
-                let version = router.publish(table);
+            if let Some((change, table, certificates)) = self.take_changed(Instant::now() >= deadline) {
+                let version = router.publish(table, certificates);
                 self.published.send_replace((change, version));
             }
             if self.lock().awaited.is_empty() {
@@ -141,8 +143,8 @@ impl Routes {
         }
     }
 
-    /// The table if it has changed; `late`: whoever is awaited is awaited no more.
-    fn take_changed(&self, late: bool) -> Option<(u64, RouteTable)> {
+    /// The table if it has changed, with the certificates that it names; `late`: whoever is awaited is awaited no more.
+    fn take_changed(&self, late: bool) -> Option<(u64, RouteTable, Vec<Arc<Certificate>>)> {
         let mut state = self.lock();
         if late && !state.awaited.is_empty() {
             tracing::error!(apps = ?state.awaited, "the first route table is published without these apps");
@@ -152,13 +154,14 @@ impl Routes {
             return None;
         }
         state.published = state.change;
+        let shown = || state.apps.values().flat_map(|entry| &entry.certificates);
         let table = RouteTable {
             version: 0,
             apps: state.apps.values().map(|entry| entry.app.clone()).collect(),
-            certificates: state.apps.values().flat_map(|entry| entry.certificates.iter().cloned()).collect(),
+            certificates: shown().map(|one| one.certificate.shown_to(one.hosts.clone())).collect(),
             acme_challenges: state.challenges.clone(),
         };
-        Some((state.change, table))
+        Some((state.change, table, shown().map(|one| one.certificate.clone()).collect()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
