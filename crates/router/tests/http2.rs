@@ -218,6 +218,24 @@ fn an_app_in_http2_serves_clients_in_http1_over_one_connection_a_worker() {
 }
 
 #[test]
+fn h13_when_an_app_that_asks_for_http2_speaks_only_http1() {
+    // One that answers what it cannot read, as nginx does, one that takes the preface for a request, and one that hangs up.
+    let refusing = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for (number, dyno) in [Dyno::once(refusing), Dyno::saying("ok"), Dyno::once("")].iter().enumerate() {
+        let mut node = Node::start(vec![RouteApp { http2: true, ..app(vec![dyno.target("web.1")]) }]);
+        let path = format!("/{number}");
+        assert_eq!(node.get(&path).status, 503);
+        let answer = curl(&node, &["-o", "/dev/null", "-w", "%{http_code}"], &format!("{path}/2"));
+        assert_eq!(answer, "503");
+        for path in [path.clone(), format!("{path}/2")] {
+            let line = node.control.line(&path);
+            let h13 = "at=error code=H13 desc=\"Connection closed without response\" ";
+            assert!(line.starts_with(h13), "{line}");
+        }
+    }
+}
+
+#[test]
 fn a_slow_reader_of_one_response_does_not_hold_up_another_on_the_same_connection() {
     on_runtime(async {
         let dyno = http2_dyno().await;
