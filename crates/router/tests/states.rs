@@ -27,7 +27,9 @@ fn a_paused_app_holds_requests_until_it_goes_on_and_no_longer_than_the_limit() {
     let dyno = Dyno::saying("ok");
     let running = app(vec![dyno.target("web.1")]);
     let paused = RouteApp { paused: true, ..running.clone() };
-    let mut node = Node::start(vec![paused.clone()]);
+    // Long enough for a busy machine to come to the table that ends the pause.
+    let timeouts = Timeouts { pause: Duration::from_secs(2), ..short_timeouts() };
+    let mut node = Node::start_with(timeouts, vec![paused.clone()]);
     let held = begin(&node, "/held");
     std::thread::sleep(Duration::from_millis(200));
     assert!(dyno.heads.lock().unwrap().is_empty() && !held.is_finished());
