@@ -4,6 +4,7 @@
 //! stays in memory as long as its dyno; because it is none of the dyno's business, into which dyno-init goes as pid 1;
 //! and because whatever goes wrong in it ends here.
 
+use super::idmap::{self, Ids};
 use super::seccomp;
 use super::sys::{Context, Failure};
 use crate::cgroup::{self, Hierarchies};
@@ -16,7 +17,7 @@ use serde_json::json;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Descriptor numbers that this program is started with. Standard output and error are the pipe for its result:
@@ -35,6 +36,8 @@ const OOM_SCORE_ADJUSTMENT: i32 = 500;
 const OPEN_FILES: u64 = 10_000;
 /// Semaphores and shared memory of a database client or a browser fit; it counts as the dyno's memory.
 const SHARED_MEMORY_OPTION: &str = "size=256m";
+/// Terminals of a dyno. The kernel has some 3,000 for all of them together (kernel.pty.max less kernel.pty.reserve).
+const TERMINALS_OPTION: &str = "max=64";
 
 /// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder is
 /// the second argument. `alter` is for programs that only tests have, see [`super::create_altered`].
@@ -50,7 +53,11 @@ pub fn run(
     Hierarchies::detect(Path::new(cgroup::ROOT))
         .and_then(|hierarchies| hierarchies.group(&plan.cgroup).enter_unified())
         .context(|| "enter the cgroup".into())?;
-    let mut spec = spec(&plan, &root)?;
+    // Made here rather than by libcontainer, so that it belongs to the app; see `idmap::user_namespace`.
+    let ids = Ids { inside: 0, outside: plan.spec.uid_base, count: APP_UIDS };
+    let user_namespace = idmap::user_namespace(ids, plan.spec.uid_base)?;
+    let user_namespace_path = format!("/proc/{}/fd/{}", std::process::id(), user_namespace.as_raw_fd());
+    let mut spec = spec(&plan, &root, &user_namespace_path)?;
     alter(&run_folder, &mut spec);
     let spec: Spec = serde_json::from_value(spec).context(|| "OCI spec".into())?;
     spec.save(run_folder.join("config.json")).context(|| "write config.json".into())?;
@@ -90,7 +97,7 @@ fn chain(what: &str, error: &dyn std::error::Error) -> String {
 
 /// The OCI spec of a dyno. It lists no network namespace: `supervise` is in the dyno's already, and a process
 /// in a new user namespace could not join one that belongs to the host's.
-fn spec(plan: &LaunchPlan, root: &Path) -> Result<serde_json::Value, Failure> {
+fn spec(plan: &LaunchPlan, root: &Path, user_namespace: &str) -> Result<serde_json::Value, Failure> {
     let limits = &plan.spec.limits;
     let ids = json!([{ "containerID": 0, "hostID": plan.spec.uid_base, "size": APP_UIDS }]);
     let profile = seccomp::profile().context(|| "seccomp profile".into())?;
@@ -117,7 +124,7 @@ fn spec(plan: &LaunchPlan, root: &Path) -> Result<serde_json::Value, Failure> {
             "gidMappings": ids,
             "cgroupsPath": format!("/{}", plan.cgroup),
             "namespaces": [
-                { "type": "user" }, { "type": "pid" }, { "type": "mount" },
+                { "type": "user", "path": user_namespace }, { "type": "pid" }, { "type": "mount" },
                 { "type": "uts" }, { "type": "ipc" }, { "type": "cgroup" }
             ],
             "resources": {
@@ -148,7 +155,7 @@ fn mounts() -> serde_json::Value {
         { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
           "options": ["nosuid", "strictatime", "mode=755", "size=64k"] },
         { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-          "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+          "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", TERMINALS_OPTION] },
         { "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
           "options": ["nosuid", "noexec", "nodev", "mode=1777", SHARED_MEMORY_OPTION] }
     ])

@@ -14,6 +14,7 @@
 //! Everything is assembled on a tmpfs over a folder at the host's root: the dyno's root user has to reach
 //! it, and cannot enter a data folder that lies in somebody's home.
 
+use super::idmap::Ids;
 use super::sys::{self, Context, Failure};
 use super::{etc, idmap, loop_device};
 use crate::launch::{LaunchPlan, file};
@@ -110,7 +111,8 @@ fn writable(plan: &LaunchPlan, base: &Path, root: &Path, lower: &Path, upper: &P
         fs::set_permissions(&path, Permissions::from_mode(mode)).context(|| "set mode".into())?;
         sys::change_owner(&path, owner, owner).context(|| "set owner".into())?;
     }
-    let owners = idmap::user_namespace(SLUG_UID, owner)?;
+    let ids = Ids { inside: SLUG_UID, outside: owner, count: 1 };
+    let owners = idmap::user_namespace(ids, plan.spec.uid_base)?;
     if let Some(slug) = &plan.slug {
         idmap::bind(slug, lower, true, Some(&owners))?;
     }

@@ -88,6 +88,14 @@ pub const GROUPS: &[Group] = &[
         &["io_uring_setup", "io_uring_enter", "io_uring_register"],
         "does file and socket work that no filter sees",
     ),
+    Group {
+        name: "asynchronous_io",
+        calls: &["io_setup"],
+        only: Only::Always,
+        errno: libc::ENOSYS,
+        reason: "what it takes is counted once for the whole machine (fs.aio-max-nr): one call of a dyno could leave \
+                 nothing for databases; programs fall back to threads",
+    },
     always(
         "userfaultfd",
         &["userfaultfd"],

@@ -20,7 +20,8 @@ import struct
 import subprocess
 import sys
 import termios
-import time
+
+from hogs import *
 
 know = {}
 libc = ctypes.CDLL(None, use_errno=True)
@@ -244,7 +245,7 @@ def compares_kernel_pointers():
     call(312, os.getpid(), os.getpid(), KCMP_FILE, 0, 0)
 
 
-def takes_all_asynchronous_io():
+def takes_asynchronous_io():
     context = ctypes.c_ulong(0)
     call(206, 1, ctypes.byref(context), absent=())
     call(207, context.value)
@@ -504,6 +505,8 @@ def attempt(name):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "be_hungry":
+        be_hungry()
     know = json.loads(sys.argv[1])
     for name in know["attempts"]:
         attempt(name)

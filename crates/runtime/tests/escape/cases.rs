@@ -34,6 +34,9 @@ const PROCESSES: &str = "processes";
 const KERNEL: &str = "kernel interfaces";
 const FILES: &str = "files and names of the host";
 
+const EXHAUSTION: &str = "exhaustion";
+const COUNTED: &str = "it shows in a dyno only: what a neighbour's namespace leaves";
+
 pub const CASES: &[Case] = &[
     case(PROCESSES, "sees_a_process_of_the_host", User, &["pid namespace"]),
     case(PROCESSES, "signals_its_own_user_outside", Root, &["pid namespace"]),
@@ -80,6 +83,7 @@ pub const CASES: &[Case] = &[
     case(KERNEL, "uses_a_keyring", User, &["seccomp keyrings"]),
     case(KERNEL, "asks_for_a_keyring", User, &["seccomp keyrings"]),
     case(KERNEL, "sets_up_io_uring", User, &["seccomp io_uring"]),
+    case(KERNEL, "takes_asynchronous_io", User, &["seccomp asynchronous_io"]),
     case(KERNEL, "holds_page_faults", User, &["seccomp userfaultfd"]),
     case(KERNEL, "loads_a_module", Root, &["seccomp modules", "no capabilities", "user namespace"]),
     case(KERNEL, "loads_a_kernel", Root, &["seccomp modules", "no capabilities", "user namespace"]),
@@ -178,4 +182,17 @@ pub const CASES: &[Case] = &[
         Not("it takes a program that leaks one; libcontainer closes all but the standard streams"),
         &[],
     ),
+    case(EXHAUSTION, "forks_without_end", User, &["processes limit"]),
+    case(EXHAUSTION, "takes_memory", User, &["memory limit"]),
+    case(EXHAUSTION, "takes_memory_by_files_of_memory", User, &["memory limit", "size of /dev/shm"]),
+    case(EXHAUSTION, "takes_memory_by_shared_segments", User, &["memory limit"]),
+    case(EXHAUSTION, "fills_the_disk", User, &["disk limit"]),
+    case(EXHAUSTION, "fills_the_disk_through_the_slug", User, &["disk limit"]),
+    case(EXHAUSTION, "fills_the_disk_behind_a_sparse_file", User, &["disk limit"]),
+    case(EXHAUSTION, "takes_the_inodes", User, &["disk limit"]),
+    case(EXHAUSTION, "opens_files_without_end", User, &["process limits"]),
+    case(EXHAUSTION, "dumps_its_core", User, &["process limits"]),
+    case(EXHAUSTION, "takes_the_terminals", User, &["terminals limit"]),
+    case(EXHAUSTION, "is_starved_of_inotify_by_a_neighbour", Not(COUNTED), &["account of the app"]),
+    case(EXHAUSTION, "is_starved_of_message_queues_by_a_neighbour", Not(COUNTED), &["account of the app"]),
 ];

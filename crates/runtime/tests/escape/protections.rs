@@ -27,6 +27,9 @@ use Removal::{Request, Spec};
 /// A neighbour's app, whose uids a dyno gets when it has none of its own.
 pub const STRANGER_UID_BASE: u32 = FIRST_APP_UID + APP_UIDS;
 
+/// An app that holds much of what is counted by user.
+pub const HUNGRY_UID_BASE: u32 = FIRST_APP_UID + 2 * APP_UIDS;
+
 /// In front of the names of seccomp's groups.
 const SECCOMP: &str = "seccomp ";
 
@@ -183,6 +186,47 @@ pub const PROTECTIONS: &[Protection] = &[
             spec["linux"]["seccomp"]["architectures"] = json!(["SCMP_ARCH_NATIVE", "SCMP_ARCH_X86"]);
         }),
     },
+    Protection {
+        name: "account of the app",
+        what: "the user namespace belongs to the app: what the kernel counts by user is counted for it, not for root",
+        removal: Spec(|spec| {
+            for namespace in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+                if namespace["type"] == "user" {
+                    namespace.as_object_mut().unwrap().remove("path");
+                }
+            }
+        }),
+    },
+    Protection {
+        name: "processes limit",
+        what: "the pids cgroup, by dyno size",
+        removal: Request(|spec| spec.limits.pids = 1000),
+    },
+    Protection {
+        name: "memory limit",
+        what: "the memory cgroup, by dyno size, swap included; files of memory count",
+        removal: Request(|spec| spec.limits.memory_bytes = 1 << 30),
+    },
+    Protection {
+        name: "size of /dev/shm",
+        what: "256 MB",
+        removal: Spec(|spec| drop_option(spec, "/dev/shm", "size=")),
+    },
+    Protection {
+        name: "disk limit",
+        what: "/app and /tmp are a file system of the dyno's own size, blocks and inodes",
+        removal: Request(|spec| spec.limits.disk_bytes = 256 << 20),
+    },
+    Protection {
+        name: "process limits",
+        what: "10,000 open files for each process, no core dumps",
+        removal: Spec(|spec| spec["process"]["rlimits"] = json!([])),
+    },
+    Protection {
+        name: "terminals limit",
+        what: "64 pseudo terminals",
+        removal: Spec(|spec| drop_option(spec, "/dev/pts", "max=")),
+    },
 ];
 
 /// Without CAP_SYS_RESOURCE, which the machine that runs this may lack itself.
@@ -260,6 +304,15 @@ fn find(name: &str) -> &'static Protection {
 
 fn drop_namespace(spec: &mut Value, kind: &str) {
     spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
+}
+
+fn drop_option(spec: &mut Value, target: &str, option: &str) {
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    let mount = mounts.iter_mut().find(|mount| mount["destination"] == target).expect("it is mounted");
+    let options = mount["options"].as_array_mut().unwrap();
+    let before = options.len();
+    options.retain(|known| !known.as_str().unwrap().starts_with(option));
+    assert_eq!(options.len() + 1, before, "{target} has the option {option}");
 }
 
 /// Mounts something at a place, instead of what is mounted there.

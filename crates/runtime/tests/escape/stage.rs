@@ -1,11 +1,11 @@
 //! The machine that the attempts are made on: a host of its own by namespaces, a node, neighbours, and things to find.
 
 use crate::cases::Host;
-use crate::protections::{self, HOST_NETWORK, STRANGER_UID_BASE};
+use crate::protections::{self, HOST_NETWORK, HUNGRY_UID_BASE, STRANGER_UID_BASE};
 use crate::support::{self, TestNode, spec};
 use ferroku_core::DynoId;
 use ferroku_core::uids::FIRST_APP_UID;
-use ferroku_runtime::{Driver, DynoHandle, DynoSpec, SandboxConfig, SandboxDriver};
+use ferroku_runtime::{Driver, DynoHandle, DynoSpec, Limits, SandboxConfig, SandboxDriver};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-pub const ATTEMPTS: &str = include_str!("attempts.py");
+const ATTEMPTS: &str = include_str!("attempts.py");
+/// The folder in the node's data folder from which the host runs them.
+const ON_HOST: &str = "on-host";
+const HOGS: &str = include_str!("hogs.py");
 /// Set in the process that has the namespaces.
 const ON_STAGE: &str = "FERROKU_ESCAPE_ON_STAGE";
 const SECRET: &str = "the-secret-of-another-app";
@@ -117,13 +120,18 @@ impl Stage {
         };
         let driver = SandboxDriver::open(config).await.expect("driver opens");
         let node = TestNode { driver: Some(driver), folder };
-        let slug = node.slug(&[("attempts.py", ATTEMPTS)]);
+        let slug = node.slug(&[("attempts.py", ATTEMPTS), ("hogs.py", HOGS)]);
         let root = node.data().join("slugs").join(&slug);
         symlink("/", root.join("link")).unwrap();
         symlink("../../../../../../..", root.join("up")).unwrap();
-        let host_copy = node.data().join("attempts.py");
-        fs::write(&host_copy, ATTEMPTS).unwrap();
-        fs::set_permissions(&host_copy, fs::Permissions::from_mode(0o644)).unwrap();
+        let on_host = node.data().join(ON_HOST);
+        fs::create_dir(&on_host).unwrap();
+        // Python lists the folders that it loads from.
+        fs::set_permissions(&on_host, fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, text) in [("attempts.py", ATTEMPTS), ("hogs.py", HOGS)] {
+            fs::write(on_host.join(name), text).unwrap();
+            fs::set_permissions(on_host.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
         let mut neighbours = Vec::new();
         let mut know = Map::new();
         for (name, uid_base) in [("relative", FIRST_APP_UID), ("stranger", STRANGER_UID_BASE)] {
@@ -138,6 +146,7 @@ impl Stage {
         let other = node.slug(&[("secret.py", "source of another app")]);
         know.extend(things_to_know(&node, &other, neighbours[1].dyno_id));
         let things = make_things(&know);
+        neighbours.push(hungry_neighbour(&node, &slug).await);
         Self { node, neighbours, things, know, slug, programs }
     }
 
@@ -147,7 +156,10 @@ impl Stage {
         if host == Host::User {
             command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
-        command.args(["--", "python3"]).arg(self.node.data().join("attempts.py")).arg(self.know(attempts));
+        command
+            .args(["--", "python3"])
+            .arg(self.node.data().join(ON_HOST).join("attempts.py"))
+            .arg(self.know(attempts));
         let output = command.current_dir("/").env("PATH", PATH).output().expect("python3 runs");
         read_outcomes(
             &String::from_utf8_lossy(&output.stdout),
@@ -160,9 +172,9 @@ impl Stage {
     pub async fn in_dyno(&self, removed: &[String], attempts: &[&str]) -> BTreeMap<String, Outcome> {
         let line = "python3 /app/attempts.py \"$KNOW\"; true";
         let mut spec = DynoSpec { slug_digest: Some(self.slug.clone()), ..spec(line) };
+        spec.limits = Limits { disk_bytes: 64 << 20, ..spec.limits };
         protections::alter_request(removed, &mut spec);
-        let list = self.node.data().join(REMOVED).join(spec.dyno_id.to_string());
-        fs::write(&list, serde_json::to_vec(removed).unwrap()).unwrap();
+        write_list(&self.node, spec.dyno_id, removed);
         let environment = support::environment(&[("KNOW", &self.know(attempts))]);
         let mut handle = self.node.driver().start(spec, environment).await.expect("starts");
         let (text, end) = support::finish(&mut handle).await;
@@ -204,6 +216,21 @@ pub fn create() -> ExitCode {
     })
 }
 
+fn write_list(node: &TestNode, dyno_id: DynoId, removed: &[String]) {
+    let list = node.data().join(REMOVED).join(dyno_id.to_string());
+    fs::write(&list, serde_json::to_vec(removed).unwrap()).unwrap();
+}
+
+/// A dyno of an app whose use is counted as root's: what it holds is missing wherever else root's account is used.
+async fn hungry_neighbour(node: &TestNode, slug: &str) -> DynoHandle {
+    let line = "exec python3 /app/attempts.py be_hungry";
+    let spec = DynoSpec { uid_base: HUNGRY_UID_BASE, slug_digest: Some(slug.to_owned()), ..spec(line) };
+    write_list(node, spec.dyno_id, &["account of the app".to_owned()]);
+    let mut handle = node.start(spec).await;
+    support::until_line(&mut handle, "hungry").await;
+    handle
+}
+
 async fn pid_of(name: &str, dyno_id: DynoId) -> u32 {
     // The command's shell becomes the program a moment after its line.
     for _ in 0..500 {
@@ -238,7 +265,7 @@ fn things_to_know(node: &TestNode, other_slug: &str, stranger: DynoId) -> Map<St
         "queue": "ferroku-escape",
         "host_name": fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim(),
         "set_uid": set_uid_program(),
-        "handle": file_handle(),
+        "handle": file_handle(node),
     });
     let Value::Object(known) = known else { unreachable!("it is written as one") };
     known
@@ -266,12 +293,15 @@ fn set_uid_program() -> String {
 }
 
 /// The handle of a file of the host, as hex; what a dyno would guess.
-fn file_handle() -> String {
+fn file_handle(node: &TestNode) -> String {
     let script =
-        format!("{ATTEMPTS}\n\nprint(file_handle(os.path.realpath(\"/usr/bin/python3\")).raw.hex())\n")
-            .replace("if __name__ == \"__main__\":", "if False:");
-    let output =
-        Command::new("python3").args(["-c", &script]).env("PATH", PATH).output().expect("python3 runs");
+        "import attempts, os; print(attempts.file_handle(os.path.realpath('/usr/bin/python3')).raw.hex())";
+    let output = Command::new("python3")
+        .args(["-B", "-c", script])
+        .current_dir(node.data().join(ON_HOST))
+        .env("PATH", PATH)
+        .output();
+    let output = output.expect("python3 runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
