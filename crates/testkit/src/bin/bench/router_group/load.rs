@@ -2,13 +2,14 @@
 
 use super::machine::cpu_seconds;
 use super::peers::Proxy;
+use super::tls::HOST;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// One run.
 const SECONDS: u64 = 3;
 /// A generator busier than this measures itself.
-const GENERATOR_LIMIT: f64 = 0.9;
+pub const GENERATOR_LIMIT: f64 = 0.9;
 /// Log records reach control and its log within this after the last request.
 const LOG_LAG: Duration = Duration::from_millis(300);
 
@@ -18,7 +19,12 @@ pub struct Load {
     connections: usize,
     /// Bytes of a POST's body; 0 for a GET.
     body_bytes: usize,
+    by_tls: bool,
 }
+
+/// The host of the TLS rows resolves nowhere; its name is what the certificate is for.
+const RESOLVE: &str =
+    "function wrk.resolve(host, service) wrk.addrs = wrk.lookup('127.0.0.1', service) end\n";
 
 /// What came of one run.
 #[derive(Debug, Clone, Default)]
@@ -54,11 +60,16 @@ impl Run {
 
 impl Load {
     pub fn get(path: &'static str, connections: usize) -> Self {
-        Self { path, connections, body_bytes: 0 }
+        Self { path, connections, body_bytes: 0, by_tls: false }
+    }
+
+    /// The same by TLS, on kept connections.
+    pub fn by_tls(self) -> Self {
+        Self { by_tls: true, ..self }
     }
 
     pub fn post(path: &'static str, body_bytes: usize, connections: usize) -> Self {
-        Self { path, connections, body_bytes }
+        Self { path, connections, body_bytes, by_tls: false }
     }
 
     /// Runs it against `proxy`.
@@ -67,13 +78,23 @@ impl Load {
         let mut command = Command::new("wrk");
         command.args(["-t", "1", "--latency", "--timeout", "10"]);
         command.args(["-c", &self.connections.to_string(), "-d", &SECONDS.to_string()]);
-        command.args(["-H", "Host: bench.localhost"]);
+        let (host, url) = match self.by_tls {
+            true => (HOST, format!("https://{HOST}:{}", proxy.tls.port())),
+            false => ("bench.localhost", proxy.url.clone()),
+        };
+        command.arg("-H").arg(format!("Host: {host}"));
+        let mut text = String::new();
+        if self.by_tls {
+            text.push_str(RESOLVE);
+        }
         if self.body_bytes > 0 {
-            let text = format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", self.body_bytes);
+            text.push_str(&format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", self.body_bytes));
+        }
+        if !text.is_empty() {
             std::fs::write(script.path(), text).expect("our own file");
             command.arg("-s").arg(script.path());
         }
-        command.arg(format!("{}{}", proxy.url, self.path));
+        command.arg(format!("{url}{}", self.path));
         let (cpu, log_cpu) = (cpu_seconds(&proxy.pids()), cpu_seconds(&proxy.log_pids));
         let own = children_cpu_seconds();
         let began = Instant::now();

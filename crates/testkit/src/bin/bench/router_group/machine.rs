@@ -17,6 +17,8 @@ pub struct Core(CpuSet);
 pub struct Cores {
     pub proxies: Core,
     pub others: Core,
+    pub all: Core,
+    pub count: usize,
 }
 
 impl Cores {
@@ -31,7 +33,7 @@ impl Cores {
         if usable.len() == 1 {
             others.set(usable[0]);
         }
-        Self { proxies: Core(proxies), others: Core(others) }
+        Self { proxies: Core(proxies), others: Core(others), all: Core(all), count: usable.len() }
     }
 }
 
@@ -60,6 +62,13 @@ pub fn allow_many_files() {
 /// The kernel's unit of CPU time: USER_HZ, which is 100 on every Linux that there is.
 pub fn ticks_per_second() -> f64 {
     100.0
+}
+
+/// Who started a process.
+pub fn parent(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    parent.and_then(|parent| parent.parse().ok()).expect("as proc(5) says")
 }
 
 /// CPU seconds of these processes so far.
@@ -107,19 +116,24 @@ pub fn resident_kb(pid: i32) -> f64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Kept connections, each of which has had one answer; from as many local addresses as the limit of one asks for.
+/// Kept connections, each of which has had one answer.
 pub fn idle_connections(router: SocketAddr, host: &str, count: usize) -> Vec<TcpStream> {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let request = format!("GET /small HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let open = |number: usize| {
-        let last = u8::try_from(number / CONNECTIONS_PER_ADDRESS + 2).expect("few addresses");
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        bind(&socket, &SocketAddr::from(([127, 0, 0, last], 0)))?;
-        connect(&socket, &router)?;
-        let mut stream = TcpStream::from(socket);
+        let mut stream = connect_from(number, router)?;
         stream.write_all(request.as_bytes())?;
         let mut answer = [0; 4096];
         stream.read(&mut answer).map(|_| stream)
     };
     (0..count).map(|number| open(number).expect("the router takes it")).collect()
+}
+
+/// The connection of this number, from one of as many local addresses as the limit of one asks for.
+pub fn connect_from(number: usize, router: SocketAddr) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let last = u8::try_from(number / CONNECTIONS_PER_ADDRESS + 2).expect("few addresses");
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::from(([127, 0, 0, last], 0)))?;
+    connect(&socket, &router)?;
+    Ok(TcpStream::from(socket))
 }

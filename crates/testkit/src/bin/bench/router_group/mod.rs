@@ -2,7 +2,8 @@
 //!
 //! The dynos are a real app's, each an nginx that answers from memory; the peers run as the router's user, for no one
 //! else may connect to a dyno. Every proxy has one core (the first), keeps connections to the dynos and writes its
-//! log; `wrk`, the dynos and control share the others. Ours and the peers take turns in each row, round by round, and
+//! log; `wrk`, the dynos and control share the others. In the rows "all cores" every proxy has a worker for each core,
+//! and all programs share them. Ours and the peers take turns in each row, round by round, and
 //! a ratio is of the medians. Of two cores that other programs use as well only ratios mean anything.
 //!
 //! CPU is what the kernel has accounted to the proxy's processes; to Ferroku's also what control needs for the log.
@@ -10,21 +11,26 @@
 mod load;
 mod machine;
 mod peers;
+mod tls;
 
 use crate::Figure;
 use ferroku_testkit::TestNode;
 use load::{Load, Run};
 use machine::{Cores, idle_connections, resident_kb};
-use peers::{Kind, Peer, Proxy};
+use peers::{Kind, Peer, Proxy, Setup};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tls::{Certificate, Connections};
 
 /// How often ours and the peers take turns in a row.
 const ROUNDS: usize = 3;
 /// Kept connections for the row about memory.
 const IDLE_CONNECTIONS: usize = 10_000;
+/// The same by TLS: opened within the time that the router lets one be idle.
+const IDLE_TLS_CONNECTIONS: usize = 5_000;
 /// Apps for the rows about the table.
 const MANY_APPS: usize = 1_000;
 
@@ -79,6 +85,16 @@ fn rows() -> Vec<Row> {
         get("100 KB, 32 connections", "/large", 32),
         get("100 KB, 256 connections", "/large", 256),
         Row { name: "POST 64 KB, 32 connections", load: Load::post("/post", 64 * 1024, 32) },
+        Row { name: "TLS, 1 KB, 32 connections", load: Load::get("/small", 32).by_tls() },
+        Row { name: "TLS, 100 KB, 32 connections", load: Load::get("/large", 32).by_tls() },
+    ]
+}
+
+fn rows_on_all_cores() -> Vec<Row> {
+    vec![
+        Row { name: "all cores, 1 KB, 32 connections", load: Load::get("/small", 32) },
+        Row { name: "all cores, 1 KB, 256 connections", load: Load::get("/small", 256) },
+        Row { name: "all cores, TLS, 1 KB, 32 connections", load: Load::get("/small", 32).by_tls() },
     ]
 }
 
@@ -94,20 +110,48 @@ pub fn measure() -> Vec<Figure> {
     let dynos = dynos(&node);
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
+    let certificate = Certificate::make(folder.path());
+    certificate.add_to(&node);
     let ours = Proxy::ferroku(&node);
     ours.log_pids.iter().for_each(|pid| cores.others.give(*pid));
     machine::dyno_processes(&node.data).into_iter().for_each(|pid| cores.others.give(pid));
-    let peers: Vec<Peer> =
-        Kind::ALL.into_iter().map(|kind| Peer::start(kind, folder.path(), &dynos, &cores.proxies)).collect();
+    let mut setup = Setup { dynos: &dynos, workers: 1, certificate: &certificate };
+    let peers = start_peers(folder.path(), &setup, &cores.proxies);
     let mut figures = Vec::new();
     for row in rows() {
         compare(&row, &ours, &peers, &mut figures);
     }
+    compare_connections(&ours, &peers, &mut figures);
     drop(peers);
     figures.extend(table_figures(&node, &ours));
     figures.extend(memory(&node));
+    if cores.count > 1 {
+        setup.workers = cores.count;
+        use_all_cores(&node, &cores);
+        let ours = Proxy::ferroku(&node);
+        let peers = start_peers(folder.path(), &setup, &cores.all);
+        for row in rows_on_all_cores() {
+            compare(&row, &ours, &peers, &mut figures);
+        }
+    }
+    figures.extend(tls_memory(&node));
     node.stop();
     figures
+}
+
+fn start_peers(folder: &Path, setup: &Setup<'_>, cores: &machine::Core) -> Vec<Peer> {
+    Kind::ALL.into_iter().map(|kind| Peer::start(kind, folder, setup, cores)).collect()
+}
+
+/// Lets every program have every core, and the router a worker for each.
+fn use_all_cores(node: &TestNode, cores: &Cores) {
+    cores.all.take();
+    let control = node.pid_of("control").expect("it runs");
+    let dynos = machine::dyno_processes(&node.data);
+    for pid in [machine::parent(control), control].into_iter().chain(dynos) {
+        cores.all.give(pid);
+    }
+    node.kill_process("router");
 }
 
 fn deploy(node: &TestNode) {
@@ -162,6 +206,30 @@ fn compare(row: &Row, ours: &Proxy, peers: &[Peer], figures: &mut Vec<Figure>) {
         );
     }
     figures.push(Figure::new(format!("{}: CPU of it for the log", row.name), "s", our.log_cpu_s_per_100k));
+}
+
+/// A connection by TLS, with a full handshake, for each request.
+fn compare_connections(ours: &Proxy, peers: &[Peer], figures: &mut Vec<Figure>) {
+    let proxies: Vec<&Proxy> = std::iter::once(ours).chain(peers.iter().map(|peer| &peer.proxy)).collect();
+    let mut all: Vec<Vec<Connections>> = vec![Vec::new(); proxies.len()];
+    for _ in 0..ROUNDS {
+        for (proxy, runs) in proxies.iter().zip(&mut all) {
+            runs.push(Connections::measure(proxy));
+        }
+    }
+    let medians: Vec<Connections> = all.iter().map(|runs| Connections::median(runs)).collect();
+    let our = medians[0];
+    for (peer, theirs) in peers.iter().zip(&medians[1..]) {
+        let void = our.is_void || theirs.is_void || !peer.writes_log();
+        let figure = |what: &str, unit, ours, theirs| {
+            let name = format!("TLS, a handshake for each request: {what}");
+            let figure = Figure::against(name, unit, ours, peer.name(), theirs);
+            if void { figure.void() } else { figure }
+        };
+        let (requests, _, cpu) = peer.kind.targets();
+        figures.push(figure("requests", "1/s", our.per_second, theirs.per_second).ratio_at_least(requests));
+        figures.push(figure("CPU of one", "ms", our.cpu_ms_each, theirs.cpu_ms_each).ratio_at_most(cpu));
+    }
 }
 
 /// What 1,000 apps in the table cost, and what it costs to replace that table while requests come.
@@ -256,5 +324,22 @@ fn memory(node: &TestNode) -> Vec<Figure> {
         Figure::new("memory with 10,000 idle connections".to_owned(), "MB", after / 1024.0)
             .at_most(20.0 + IDLE_CONNECTIONS as f64 * 12.0 / 1024.0),
         Figure::new("memory of one idle connection".to_owned(), "KB", each).at_most(12.0),
+    ]
+}
+
+/// The same by TLS. A router of its own, whose memory no connections before have stretched.
+fn tls_memory(node: &TestNode) -> Vec<Figure> {
+    node.kill_process("router");
+    let router = node.pid_of("router").expect("it runs");
+    // The first ones bring what every router has.
+    drop(tls::idle_connections(node.router, 32));
+    let before = resident_kb(router);
+    let connections = tls::idle_connections(node.router, IDLE_TLS_CONNECTIONS);
+    let after = resident_kb(router);
+    let each = (after - before) / connections.len() as f64;
+    vec![
+        Figure::new("memory with 5,000 idle TLS connections".to_owned(), "MB", after / 1024.0)
+            .at_most(20.0 + IDLE_TLS_CONNECTIONS as f64 * 40.0 / 1024.0),
+        Figure::new("memory of one idle TLS connection".to_owned(), "KB", each).at_most(40.0),
     ]
 }

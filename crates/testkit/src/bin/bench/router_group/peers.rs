@@ -1,7 +1,8 @@
-//! The proxies that are measured: our router, and Debian's nginx, HAProxy and Caddy, each with one worker, kept
-//! connections to the dynos, the headers that Ferroku adds, and its access log.
+//! The proxies that are measured: our router, and Debian's nginx, HAProxy and Caddy, each with a worker a core, kept
+//! connections to the dynos, the headers that Ferroku adds, its access log, and a port for TLS.
 
 use super::machine::{Core, group};
+use super::tls::Certificate;
 use ferroku_core::uids::ROUTER_UID;
 use ferroku_testkit::TestNode;
 use std::fs;
@@ -18,6 +19,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Proxy {
     pub name: &'static str,
     pub url: String,
+    /// Where it speaks TLS.
+    pub tls: SocketAddr,
     /// Leader of a group of processes, or one process.
     leader: i32,
     is_group: bool,
@@ -31,6 +34,7 @@ impl Proxy {
         Self {
             name: "Ferroku",
             url: format!("http://{}", node.router),
+            tls: node.router,
             leader: node.pid_of("router").expect("it runs"),
             is_group: false,
             log_pids: vec![node.pid_of("control").expect("it runs")],
@@ -69,20 +73,25 @@ impl Kind {
         }
     }
 
-    fn configuration(self, folder: &Path, port: u16, dynos: &[SocketAddr]) -> String {
+    fn configuration(self, folder: &Path, (port, tls_port): (u16, u16), setup: &Setup<'_>) -> String {
         let folder = folder.display();
+        let Setup { dynos, workers, certificate } = *setup;
+        let (chain, key, both) =
+            (certificate.chain.display(), certificate.key.display(), certificate.both.display());
         match self {
             Self::Nginx => {
                 let servers: String = dynos.iter().map(|dyno| format!("    server {dyno};\n")).collect();
                 format!(
-                    "worker_processes 1;\ndaemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\n\
+                    "worker_processes {workers};\ndaemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\n\
                      worker_rlimit_nofile 16384;\nevents {{ worker_connections 4096; }}\nhttp {{\n  \
                      access_log {folder}/access.log combined;\n  client_body_temp_path {folder}/body;\n  \
                      proxy_temp_path {folder}/proxy;\n  fastcgi_temp_path {folder}/fastcgi;\n  \
                      uwsgi_temp_path {folder}/uwsgi;\n  scgi_temp_path {folder}/scgi;\n  \
                      keepalive_requests 1000000000;\n  client_body_buffer_size 128k;\n  proxy_buffers 16 16k;\n  \
                      upstream dynos {{\n{servers}    keepalive 512;\n    keepalive_requests 1000000000;\n  }}\n  \
-                     server {{\n    listen 127.0.0.1:{port} backlog=4096;\n    location / {{\n      \
+                     server {{\n    listen 127.0.0.1:{port} backlog=4096;\n    \
+                     listen 127.0.0.1:{tls_port} ssl backlog=4096;\n    ssl_certificate {chain};\n    \
+                     ssl_certificate_key {key};\n    ssl_protocols TLSv1.2 TLSv1.3;\n    location / {{\n      \
                      proxy_pass http://dynos;\n      proxy_http_version 1.1;\n      \
                      proxy_set_header Connection \"\";\n      proxy_set_header Host $host;\n      \
                      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n      \
@@ -98,22 +107,28 @@ impl Kind {
                     .map(|(number, dyno)| format!("  server dyno{number} {dyno} pool-max-conn -1\n"))
                     .collect();
                 format!(
-                    "global\n  nbthread 1\n  maxconn 4096\n  log stdout format raw local0\ndefaults\n  mode http\n  \
+                    "global\n  nbthread {workers}\n  maxconn 4096\n  log stdout format raw local0\ndefaults\n  mode http\n  \
                      log global\n  option httplog\n  option http-keep-alive\n  option forwardfor\n  http-reuse always\n  \
                      timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
                      unique-id-format %[uuid()]\n  unique-id-header X-Request-Id\nfrontend clients\n  \
-                     bind 127.0.0.1:{port} backlog 4096\n  http-request set-header X-Forwarded-Proto http\n  \
-                     http-request set-header X-Forwarded-Port {port}\n  default_backend dynos\nbackend dynos\n{servers}"
+                     bind 127.0.0.1:{port} backlog 4096\n  bind 127.0.0.1:{tls_port} ssl crt {both} backlog 4096\n  \
+                     http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}\n  \
+                     http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}\n  \
+                     http-request set-header X-Forwarded-Port %[dst_port]\n  default_backend dynos\nbackend dynos\n{servers}"
                 )
             }
             Self::Caddy => {
                 let dynos: Vec<String> = dynos.iter().map(SocketAddr::to_string).collect();
-                format!(
-                    "{{\n  admin off\n  auto_https off\n}}\nhttp://:{port} {{\n  bind 127.0.0.1\n  \
+                let site = format!(
+                    "bind 127.0.0.1\n  \
                      log {{\n    output file {folder}/access.log\n  }}\n  reverse_proxy {} {{\n    \
                      header_up X-Request-Id {{http.request.uuid}}\n    transport http {{\n      \
                      keepalive_idle_conns_per_host 512\n    }}\n  }}\n}}\n",
                     dynos.join(" ")
+                );
+                format!(
+                    "{{\n  admin off\n  auto_https off\n}}\nhttp://:{port} {{\n  {site}\
+                     https://:{tls_port} {{\n  tls {chain} {key}\n  {site}"
                 )
             }
         }
@@ -134,6 +149,15 @@ impl Kind {
     }
 }
 
+/// What the peers of one group of rows have in common.
+#[derive(Clone, Copy)]
+pub struct Setup<'a> {
+    pub dynos: &'a [SocketAddr],
+    /// Threads or processes that serve: one a core.
+    pub workers: usize,
+    pub certificate: &'a Certificate,
+}
+
 /// A running peer.
 pub struct Peer {
     pub kind: Kind,
@@ -143,14 +167,16 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it on a free port, on the proxies' core.
-    pub fn start(kind: Kind, folder: &Path, dynos: &[SocketAddr], core: &Core) -> Self {
-        let folder = folder.join(kind.name());
+    /// Starts it on free ports, on these cores.
+    pub fn start(kind: Kind, folder: &Path, setup: &Setup<'_>, cores: &Core) -> Self {
+        let folder = folder.join(format!("{}-{}", kind.name(), setup.workers));
         fs::create_dir(&folder).expect("our own folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.expect("a free port").port();
+        let [plain, tls] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [port, tls_port] = [&plain, &tls].map(|one| one.local_addr().expect("it is bound").port());
+        drop((plain, tls));
         let file = folder.join("configuration");
-        fs::write(&file, kind.configuration(&folder, port, dynos)).expect("our own folder");
+        let configuration = kind.configuration(&folder, (port, tls_port), setup);
+        fs::write(&file, configuration).expect("our own folder");
         let log = folder.join("access.log");
         let output = fs::File::create(&log).expect("our own folder");
         for path in [&folder, &log] {
@@ -158,7 +184,7 @@ impl Peer {
         }
         let mut command = kind.command(&file);
         command.uid(ROUTER_UID).gid(ROUTER_UID).process_group(0).current_dir(&folder);
-        command.env("HOME", &folder).env("GOMAXPROCS", "1").stdin(Stdio::null());
+        command.env("HOME", &folder).env("GOMAXPROCS", setup.workers.to_string()).stdin(Stdio::null());
         // HAProxy logs to its output; the others say there only what went wrong.
         let errors = fs::File::create(folder.join("errors")).expect("our own folder");
         if kind == Kind::Haproxy {
@@ -171,17 +197,18 @@ impl Peer {
         let proxy = Proxy {
             name: kind.name(),
             url: format!("http://127.0.0.1:{port}"),
+            tls: SocketAddr::from(([127, 0, 0, 1], tls_port)),
             leader,
             is_group: true,
             log_pids: Vec::new(),
         };
         let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while [port, tls_port].iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
             let said = fs::read_to_string(folder.join("errors")).unwrap_or_default();
             assert!(Instant::now() < deadline, "{} does not listen: {said}", kind.name());
             std::thread::sleep(Duration::from_millis(20));
         }
-        proxy.pids().into_iter().for_each(|pid| core.give(pid));
+        proxy.pids().into_iter().for_each(|pid| cores.give(pid));
         Self { kind, proxy, log, child }
     }
 
