@@ -109,8 +109,9 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     for line in lines {
         let Some((name, value)) = line.split_once(':') else { return wrong("a line without a colon") };
         let value = value.trim_matches(' ');
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        {
+        // RFC 9110, section 5.6.2.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(is_token) {
             return wrong("not a name");
         }
         if value.chars().any(|character| character.is_ascii_control() && character != '\t') {
