@@ -10,10 +10,25 @@ pub enum Host {
     Not(&'static str),
 }
 
+/// Where an attempt is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum From {
+    Dyno,
+    /// In a dyno, together with others that wait for the network.
+    DynoAtOnce,
+    /// By an ordinary user of the node.
+    NodeUser,
+    /// By root of the node.
+    NodeRoot,
+    /// By a machine in the node's network.
+    FarSide,
+}
+
 pub struct Case {
     pub theme: &'static str,
     /// A function in `attempts.py`.
     pub attempt: &'static str,
+    pub from: From,
     pub host: Host,
     /// Each of these stops it alone: it must fail as long as one of them is there, and work without all of them.
     pub stopped_by: &'static [&'static str],
@@ -27,7 +42,11 @@ const fn case(
     host: Host,
     stopped_by: &'static [&'static str],
 ) -> Case {
-    Case { theme, attempt, host, stopped_by }
+    Case { theme, attempt, from: From::Dyno, host, stopped_by }
+}
+
+const fn link(attempt: &'static str, from: From, host: Host, stopped_by: &'static [&'static str]) -> Case {
+    Case { theme: "network", attempt, from, host, stopped_by }
 }
 
 const PROCESSES: &str = "processes";
@@ -35,6 +54,7 @@ const KERNEL: &str = "kernel interfaces";
 const FILES: &str = "files and names of the host";
 
 const EXHAUSTION: &str = "exhaustion";
+const OTHER_PLACE: &str = "the node is another place in the network";
 const COUNTED: &str = "it shows in a dyno only: what a neighbour's namespace leaves";
 
 pub const CASES: &[Case] = &[
@@ -195,4 +215,31 @@ pub const CASES: &[Case] = &[
     case(EXHAUSTION, "takes_the_terminals", User, &["terminals limit"]),
     case(EXHAUSTION, "is_starved_of_inotify_by_a_neighbour", Not(COUNTED), &["account of the app"]),
     case(EXHAUSTION, "is_starved_of_message_queues_by_a_neighbour", Not(COUNTED), &["account of the app"]),
+    link("reaches_another_dyno", From::DynoAtOnce, Not(OTHER_PLACE), &["isolated bridge ports"]),
+    link(
+        "reaches_another_dyno_by_link_local",
+        From::DynoAtOnce,
+        Not(OTHER_PLACE),
+        &["isolated bridge ports"],
+    ),
+    link("reaches_the_node_at_the_bridge", From::DynoAtOnce, User, &["filter: no ports of the node"]),
+    link("reaches_the_node_at_its_address", From::DynoAtOnce, User, &["filter: no ports of the node"]),
+    link(
+        "reaches_the_node_by_link_local",
+        From::DynoAtOnce,
+        Not(OTHER_PLACE),
+        &["bridge without IPv6", "filter: no ports of the node", "filter: the router's user only"],
+    ),
+    link("reaches_the_metadata_service", From::DynoAtOnce, User, &["filter: no private addresses"]),
+    link("reaches_private_networks", From::DynoAtOnce, User, &["filter: no private addresses"]),
+    link(
+        "sends_as_somebody_else",
+        From::DynoAtOnce,
+        Root,
+        &["no capabilities", "user namespace", "filter: own addresses only"],
+    ),
+    link("opens_connections_without_end", From::Dyno, User, &["filter: limited connections"]),
+    link("reaches_a_dyno_as_a_user", From::NodeUser, Not(OTHER_PLACE), &["filter: the router's user only"]),
+    link("reaches_a_dyno_as_root", From::NodeRoot, Not(OTHER_PLACE), &["filter: the router's user only"]),
+    link("reaches_a_dyno_from_outside", From::FarSide, Not(OTHER_PLACE), &["filter: nobody but the router"]),
 ];

@@ -7,9 +7,10 @@
 //!
 //! | file | has |
 //! |---|---|
-//! | `attempts.py` | what the app does |
+//! | `attempts.py`, `hogs.py`, `links.py` | what the app does |
 //! | `cases.rs` | the table of attempts and of what stops each |
 //! | `protections.rs` | the table of protections and of how each is taken away |
+//! | `network.rs` | the network around the node, and what is taken from the node itself |
 //! | `stage.rs` | the host, the node and its neighbours |
 //!
 //! This program is also the `dyno-create` of the weakened dynos: see `ferroku_runtime::dyno_init::create_altered`.
@@ -17,14 +18,15 @@
 
 mod cases;
 mod document;
+mod network;
 mod protections;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
-use cases::{CASES, Case, Host};
+use cases::{CASES, Case, From, Host};
 use futures::StreamExt;
-use stage::{Outcome, Stage};
+use stage::{Outcome, Outcomes, Stage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -32,7 +34,8 @@ use std::time::Instant;
 /// Dynos at a time: the machine has other tests to run.
 const DYNOS_AT_ONCE: usize = 3;
 
-type Outcomes = BTreeMap<String, Outcome>;
+/// Protections that are taken away.
+type Removed = BTreeSet<&'static str>;
 
 fn main() -> ExitCode {
     let called_as = std::env::args().next().unwrap_or_default();
@@ -82,37 +85,64 @@ async fn attempts(stage: &Stage) -> Vec<String> {
             cases.iter().filter(|case| case.host == host).map(|case| case.attempt).collect();
         on_host.extend(stage.on_host(host, &attempts));
     }
-    let mut wanted: BTreeMap<BTreeSet<&str>, Vec<&str>> = BTreeMap::new();
+    let mut runs: BTreeMap<(Removed, From), Vec<&str>> = BTreeMap::new();
     for case in &cases {
         for removed in removals(case) {
-            wanted.entry(removed).or_default().push(case.attempt);
+            runs.entry((removed, case.from)).or_default().push(case.attempt);
         }
     }
-    println!("{} dynos", wanted.len());
-    let runs = wanted.into_iter().map(|(removed, attempts)| async move {
-        let names: Vec<String> = removed.iter().map(ToString::to_string).collect();
-        let outcomes = stage.in_dyno(&names, &attempts).await;
-        (removed, outcomes)
+    let (count, begun) = (runs.len(), Instant::now());
+    let seen = run(stage, runs).await;
+    println!("{count} runs in {:.1?}", begun.elapsed());
+    let mut failures: Vec<String> =
+        cases.iter().flat_map(|case| judge(case, on_host.get(case.attempt), &seen)).collect();
+    let works = "reaches_the_internet";
+    let outcome = &stage.attempt(From::Dyno, &[], &[works]).await[works];
+    if *outcome != Outcome::Works {
+        failures.push(format!("{works}: it should: {outcome:?}"));
+    }
+    failures
+}
+
+type Seen = BTreeMap<(Removed, From), Outcomes>;
+
+/// Runs that leave the node alone side by side; the others one after the other.
+async fn run(stage: &Stage, runs: BTreeMap<(Removed, From), Vec<&'static str>>) -> Seen {
+    let names = |removed: &Removed| removed.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (alone, beside): (Vec<_>, Vec<_>) = runs
+        .into_iter()
+        .partition(|((removed, _), _)| !protections::node_removals(&names(removed)).is_empty());
+    let beside = beside.into_iter().map(|((removed, from), attempts)| async move {
+        let outcomes = stage.attempt(from, &names(&removed), &attempts).await;
+        ((removed, from), outcomes)
     });
-    let seen: BTreeMap<BTreeSet<&str>, Outcomes> =
-        futures::stream::iter(runs).buffer_unordered(DYNOS_AT_ONCE).collect().await;
-    cases.iter().flat_map(|case| judge(case, on_host.get(case.attempt), &seen)).collect()
+    let mut seen: Seen = futures::stream::iter(beside).buffer_unordered(DYNOS_AT_ONCE).collect().await;
+    for ((removed, from), attempts) in alone {
+        let names = names(&removed);
+        for removal in protections::node_removals(&names) {
+            stage.names.weaken(removal);
+        }
+        let outcomes = stage.attempt(from, &names, &attempts).await;
+        stage.names.restore();
+        seen.insert((removed, from), outcomes);
+    }
+    seen
 }
 
 /// What is taken away for a case: nothing, all that stop it, and all but each one of them.
-fn removals(case: &Case) -> BTreeSet<BTreeSet<&'static str>> {
-    let all: BTreeSet<&str> = case.stopped_by.iter().copied().collect();
+fn removals(case: &Case) -> BTreeSet<Removed> {
+    let all: Removed = case.stopped_by.iter().copied().collect();
     let but_one = case.stopped_by.iter().map(|kept| {
         let mut removed = all.clone();
         removed.remove(kept);
         removed
     });
-    but_one.chain([BTreeSet::new(), all.clone()]).collect()
+    but_one.chain([Removed::new(), all.clone()]).collect()
 }
 
-fn judge(case: &Case, on_host: Option<&Outcome>, seen: &BTreeMap<BTreeSet<&str>, Outcomes>) -> Vec<String> {
+fn judge(case: &Case, on_host: Option<&Outcome>, seen: &Seen) -> Vec<String> {
     let name = case.attempt;
-    let all: BTreeSet<&str> = case.stopped_by.iter().copied().collect();
+    let all: Removed = case.stopped_by.iter().copied().collect();
     let mut failures = Vec::new();
     let mut absent = None;
     let host = match (case.host, on_host) {
@@ -128,7 +158,7 @@ fn judge(case: &Case, on_host: Option<&Outcome>, seen: &BTreeMap<BTreeSet<&str>,
         }
     };
     for removed in removals(case) {
-        let outcome = &seen[&removed][name];
+        let outcome = &seen[&(removed.clone(), case.from)][name];
         let should_work = removed == all && !all.is_empty() && absent.is_none();
         let was_tried = !matches!(outcome, Outcome::NotTried(_));
         if !was_tried || should_work != (*outcome == Outcome::Works) {
@@ -136,7 +166,7 @@ fn judge(case: &Case, on_host: Option<&Outcome>, seen: &BTreeMap<BTreeSet<&str>,
             failures.push(format!("{name}: without {removed:?} it should {expected}: {outcome:?}"));
         }
     }
-    let plain = match &seen[&BTreeSet::new()][name] {
+    let plain = match &seen[&(Removed::new(), case.from)][name] {
         Outcome::Works => "WORKS".to_owned(),
         Outcome::Fails(reason) | Outcome::Absent(reason) | Outcome::NotTried(reason) => reason.clone(),
     };

@@ -20,9 +20,20 @@ pub enum Removal {
     Spec(fn(&mut Value)),
     /// By another request to the driver.
     Request(fn(&mut DynoSpec)),
+    /// From the node itself, for a while.
+    Node(NodeRemoval),
 }
 
-use Removal::{Request, Spec};
+#[derive(Debug, Clone, Copy)]
+pub enum NodeRemoval {
+    /// Rules of the packet filter with this comment.
+    Rules(&'static str),
+    IsolatedPorts,
+    NoIpv6,
+}
+
+use NodeRemoval::{IsolatedPorts, NoIpv6, Rules};
+use Removal::{Node, Request, Spec};
 
 /// A neighbour's app, whose uids a dyno gets when it has none of its own.
 pub const STRANGER_UID_BASE: u32 = FIRST_APP_UID + APP_UIDS;
@@ -227,6 +238,46 @@ pub const PROTECTIONS: &[Protection] = &[
         what: "64 pseudo terminals",
         removal: Spec(|spec| drop_option(spec, "/dev/pts", "max=")),
     },
+    Protection {
+        name: "isolated bridge ports",
+        what: "frames pass between a dyno and the node only, never between dynos",
+        removal: Node(IsolatedPorts),
+    },
+    Protection {
+        name: "bridge without IPv6",
+        what: "the node has no address there that a dyno could guess",
+        removal: Node(NoIpv6),
+    },
+    Protection {
+        name: "filter: nobody but the router",
+        what: "nothing is forwarded to a dyno, from wherever",
+        removal: Node(Rules("nobody but the router")),
+    },
+    Protection {
+        name: "filter: the router's user only",
+        what: "no other user of the node, root included, opens a connection to a dyno",
+        removal: Node(Rules("the router's user only")),
+    },
+    Protection {
+        name: "filter: no ports of the node",
+        what: "a dyno gets names from the node, and nothing else: not the API, not the router",
+        removal: Node(Rules("no ports of the node")),
+    },
+    Protection {
+        name: "filter: no private addresses",
+        what: "what is not the internet, metadata services included, unless the admin allows it",
+        removal: Node(Rules("no private addresses")),
+    },
+    Protection {
+        name: "filter: own addresses only",
+        what: "no packet leaves with a source that is no dyno's",
+        removal: Node(Rules("own addresses only")),
+    },
+    Protection {
+        name: "filter: limited connections",
+        what: "4,096 open connections of a dyno; the kernel's table of them is the whole node's",
+        removal: Node(Rules("limited connections")),
+    },
 ];
 
 /// Without CAP_SYS_RESOURCE, which the machine that runs this may lack itself.
@@ -281,6 +332,25 @@ pub fn alter_request(removed: &[String], spec: &mut DynoSpec) {
         if let Removal::Request(edit) = find(name).removal {
             edit(spec);
         }
+    }
+}
+
+/// Those of the protections that are taken from the whole node.
+pub fn node_removals(removed: &[String]) -> Vec<NodeRemoval> {
+    let removal = |name: &String| match find(name).removal {
+        Removal::Node(removal) => Some(removal),
+        _ => None,
+    };
+    removed.iter().filter(|name| group_of(name).is_none()).filter_map(removal).collect()
+}
+
+/// Every rule of the packet filter that drops has a protection, but for those that say here why not.
+pub fn check_rules(comments: &[String]) {
+    // The bridge has no IPv6, and dynos have no address but link-local ones: nothing of it could be forwarded.
+    const SPARE: &[&str] = &["no IPv6"];
+    for comment in comments.iter().filter(|comment| !SPARE.contains(&comment.as_str())) {
+        let name = format!("filter: {comment}");
+        assert!(PROTECTIONS.iter().any(|known| known.name == name), "no protection {name:?}");
     }
 }
 

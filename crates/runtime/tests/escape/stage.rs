@@ -1,6 +1,7 @@
 //! The machine that the attempts are made on: a host of its own by namespaces, a node, neighbours, and things to find.
 
-use crate::cases::Host;
+use crate::cases::{From, Host};
+use crate::network::{FarSide, Names};
 use crate::protections::{self, HOST_NETWORK, HUNGRY_UID_BASE, STRANGER_UID_BASE};
 use crate::support::{self, TestNode, spec};
 use ferroku_core::DynoId;
@@ -18,6 +19,10 @@ const ATTEMPTS: &str = include_str!("attempts.py");
 /// The folder in the node's data folder from which the host runs them.
 const ON_HOST: &str = "on-host";
 const HOGS: &str = include_str!("hogs.py");
+const LINKS: &str = include_str!("links.py");
+const SCRIPTS: &[(&str, &str)] = &[("attempts.py", ATTEMPTS), ("hogs.py", HOGS), ("links.py", LINKS)];
+/// Where the dyno listens that is to be reached.
+const DYNO_PORT: u16 = 5006;
 /// Set in the process that has the namespaces.
 const ON_STAGE: &str = "FERROKU_ESCAPE_ON_STAGE";
 const SECRET: &str = "the-secret-of-another-app";
@@ -55,6 +60,7 @@ for one, name in zip(keep, [know["socket"], "\0" + know["abstract"]]):
     one.bind(name)
     one.listen()
 loopback = socket.create_server(("127.0.0.1", know["loopback_port"]))
+port = socket.create_server(("::", know["node_port"]), family=socket.AF_INET6, dualstack_ipv6=True)
 shm = libc.shmget(know["shm_key"], 4096, 0o1666)
 assert shm >= 0
 queue = libc.syscall(240, know["queue"].encode(), os.O_CREAT | os.O_RDWR, 0o666, 0)
@@ -93,6 +99,9 @@ pub enum Outcome {
     NotTried(String),
 }
 
+/// By attempt.
+pub type Outcomes = BTreeMap<String, Outcome>;
+
 pub struct Stage {
     pub node: TestNode,
     neighbours: Vec<DynoHandle>,
@@ -100,6 +109,8 @@ pub struct Stage {
     know: Map<String, Value>,
     slug: String,
     programs: PathBuf,
+    far_side: FarSide,
+    pub names: Names,
 }
 
 impl Stage {
@@ -113,77 +124,93 @@ impl Stage {
         symlink(support::programs().join("dyno-init"), programs.join("dyno-init")).unwrap();
         symlink(std::env::current_exe().unwrap(), programs.join("dyno-create")).unwrap();
         fs::write(folder.path().join(HOST_NETWORK), format!("/proc/{}/ns/net", std::process::id())).unwrap();
+        let attempts = put_scripts(folder.path());
+        let far_side = FarSide::make(&attempts, PATH);
         let config = SandboxConfig {
             data: folder.path().to_path_buf(),
             programs: programs.clone(),
             allowed_networks: vec![],
         };
         let driver = SandboxDriver::open(config).await.expect("driver opens");
+        let mut names = Names::read(folder.path());
+        protections::check_rules(&names.comments());
         let node = TestNode { driver: Some(driver), folder };
-        let slug = node.slug(&[("attempts.py", ATTEMPTS), ("hogs.py", HOGS)]);
+        let slug = node.slug(SCRIPTS);
         let root = node.data().join("slugs").join(&slug);
         symlink("/", root.join("link")).unwrap();
         symlink("../../../../../../..", root.join("up")).unwrap();
-        let on_host = node.data().join(ON_HOST);
-        fs::create_dir(&on_host).unwrap();
-        // Python lists the folders that it loads from.
-        fs::set_permissions(&on_host, fs::Permissions::from_mode(0o755)).unwrap();
-        for (name, text) in [("attempts.py", ATTEMPTS), ("hogs.py", HOGS)] {
-            fs::write(on_host.join(name), text).unwrap();
-            fs::set_permissions(on_host.join(name), fs::Permissions::from_mode(0o644)).unwrap();
-        }
         let mut neighbours = Vec::new();
         let mut know = Map::new();
         for (name, uid_base) in [("relative", FIRST_APP_UID), ("stranger", STRANGER_UID_BASE)] {
-            let line = format!("echo {SECRET}; exec -a {name} sleep 10000");
-            let spec = DynoSpec { uid_base, ..spec(&line) };
+            let serve = format!("python3 /app/attempts.py serve {DYNO_PORT} {SECRET}");
+            let line = format!("{serve} & exec -a {name} sleep 10000");
+            let spec =
+                DynoSpec { uid_base, slug_digest: Some(slug.clone()), port: Some(DYNO_PORT), ..spec(&line) };
             let environment = support::environment(&[("KEY", SECRET)]);
             let mut handle = node.driver().start(spec, environment).await.expect("starts");
-            support::until_line(&mut handle, SECRET).await;
+            let said = support::until_line(&mut handle, SECRET).await;
             know.insert(name.into(), pid_of(name, handle.dyno_id).await.into());
+            know.insert("dyno_link_local".into(), said.trim().rsplit(' ').next().unwrap().into());
             neighbours.push(handle);
         }
+        let target = neighbours[1].address.expect("an address");
+        names.set_target(target.ip());
+        know.insert("dyno".into(), target.ip().to_string().into());
+        know.insert("dyno_port".into(), DYNO_PORT.into());
+        know.extend(names.know(free_port()));
         let other = node.slug(&[("secret.py", "source of another app")]);
         know.extend(things_to_know(&node, &other, neighbours[1].dyno_id));
         let things = make_things(&know);
         neighbours.push(hungry_neighbour(&node, &slug).await);
-        Self { node, neighbours, things, know, slug, programs }
+        Self { node, neighbours, things, know, slug, programs, far_side, names }
     }
 
-    /// Attempts on the host.
-    pub fn on_host(&self, host: Host, attempts: &[&str]) -> BTreeMap<String, Outcome> {
-        let mut command = Command::new("setpriv");
-        if host == Host::User {
-            command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    /// Attempts on the host, without a sandbox.
+    pub fn on_host(&self, host: Host, attempts: &[&str]) -> Outcomes {
+        let from = if host == Host::User { From::NodeUser } else { From::NodeRoot };
+        self.outside(from, attempts)
+    }
+
+    /// Attempts without some protections, which are not there while this runs.
+    pub async fn attempt(&self, from: From, removed: &[String], attempts: &[&str]) -> Outcomes {
+        match from {
+            From::Dyno | From::DynoAtOnce => self.in_dyno(from, removed, attempts).await,
+            _ => self.outside(from, attempts),
         }
-        command
-            .args(["--", "python3"])
-            .arg(self.node.data().join(ON_HOST).join("attempts.py"))
-            .arg(self.know(attempts));
-        let output = command.current_dir("/").env("PATH", PATH).output().expect("python3 runs");
-        read_outcomes(
-            &String::from_utf8_lossy(&output.stdout),
-            attempts,
-            &String::from_utf8_lossy(&output.stderr),
-        )
     }
 
-    /// Attempts in one dyno without some protections.
-    pub async fn in_dyno(&self, removed: &[String], attempts: &[&str]) -> BTreeMap<String, Outcome> {
+    fn outside(&self, from: From, attempts: &[&str]) -> Outcomes {
+        let far_side = format!("--net=/proc/{}/ns/net", self.far_side.pid());
+        let (program, arguments) = match from {
+            From::NodeUser => ("setpriv", vec!["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"]),
+            From::FarSide => ("nsenter", vec![far_side.as_str(), "--"]),
+            _ => ("env", vec![]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).arg("python3").arg(self.node.data().join(ON_HOST).join("attempts.py"));
+        command.arg(self.know(from, attempts)).current_dir("/").env("PATH", PATH);
+        let output = command.output().expect("it runs");
+        let [text, complaints] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        read_outcomes(&text, attempts, &complaints)
+    }
+
+    async fn in_dyno(&self, from: From, removed: &[String], attempts: &[&str]) -> Outcomes {
         let line = "python3 /app/attempts.py \"$KNOW\"; true";
         let mut spec = DynoSpec { slug_digest: Some(self.slug.clone()), ..spec(line) };
         spec.limits = Limits { disk_bytes: 64 << 20, ..spec.limits };
         protections::alter_request(removed, &mut spec);
         write_list(&self.node, spec.dyno_id, removed);
-        let environment = support::environment(&[("KNOW", &self.know(attempts))]);
+        let environment = support::environment(&[("KNOW", &self.know(from, attempts))]);
         let mut handle = self.node.driver().start(spec, environment).await.expect("starts");
         let (text, end) = support::finish(&mut handle).await;
         self.node.driver().remove(handle.dyno_id).await.expect("removes");
         read_outcomes(&text, attempts, &format!("without {removed:?}: {end:?}"))
     }
 
-    fn know(&self, attempts: &[&str]) -> String {
+    fn know(&self, from: From, attempts: &[&str]) -> String {
         let mut know = self.know.clone();
+        know.insert("at_once".into(), (from == From::DynoAtOnce).into());
+        know.insert("bridge_link_local".into(), self.names.link_local().into());
         know.insert("attempts".into(), json!(attempts));
         Value::Object(know).to_string()
     }
@@ -200,6 +227,7 @@ impl Stage {
             self.node.driver().remove(neighbour.dyno_id).await.expect("removes");
         }
         let _ = fs::remove_dir_all(&self.programs);
+        drop(self.far_side);
         self.node.close().await;
     }
 }
@@ -214,6 +242,23 @@ pub fn create() -> ExitCode {
         let removed: Vec<String> = serde_json::from_slice(&list).expect("a list of names");
         protections::alter(&removed, spec);
     })
+}
+
+/// Where the host runs the attempts from.
+fn put_scripts(data: &Path) -> PathBuf {
+    let folder = data.join(ON_HOST);
+    fs::create_dir(&folder).unwrap();
+    // Python lists the folders that it loads from.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, text) in SCRIPTS {
+        fs::write(folder.join(name), text).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    folder.join("attempts.py")
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn write_list(node: &TestNode, dyno_id: DynoId, removed: &[String]) {
@@ -249,7 +294,6 @@ async fn pid_of(name: &str, dyno_id: DynoId) -> u32 {
 fn things_to_know(node: &TestNode, other_slug: &str, stranger: DynoId) -> Map<String, Value> {
     let own = std::process::id();
     let dyno = node.data().join("dynos").join(stranger.to_string());
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let known = json!({
         "secret": SECRET,
         "slug_file": node.data().join("slugs").join(other_slug).join("secret.py"),
@@ -260,7 +304,7 @@ fn things_to_know(node: &TestNode, other_slug: &str, stranger: DynoId) -> Map<St
         "image": dyno.join("upper.img"),
         "socket": format!("/run/ferroku-escape-{own}.sock"),
         "abstract": "ferroku-escape",
-        "loopback_port": port,
+        "loopback_port": free_port(),
         "shm_key": 0x0fe_4404,
         "queue": "ferroku-escape",
         "host_name": fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim(),
@@ -306,7 +350,7 @@ fn file_handle(node: &TestNode) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn read_outcomes(text: &str, attempts: &[&str], context: &str) -> BTreeMap<String, Outcome> {
+fn read_outcomes(text: &str, attempts: &[&str], context: &str) -> Outcomes {
     let mut outcomes = BTreeMap::new();
     for line in text.lines() {
         let Some((name, result)) = line.strip_prefix("@ ").and_then(|rest| rest.split_once(' ')) else {

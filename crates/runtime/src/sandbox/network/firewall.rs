@@ -11,6 +11,10 @@
 //! | dyno | private, link-local and metadata addresses | only those that the admin allows |
 //! | the router | dyno | yes |
 //! | anybody else, also root | dyno | no |
+//!
+//! Of what a dyno may do, it may do so much at once: see [`CONNECTIONS_EACH`].
+//!
+//! Every rule that drops has a comment, which `nft list ruleset` shows; `tests/escape` takes each away by it.
 
 use super::super::node::{Node, PREFIX_LENGTH};
 use crate::{Result, RuntimeError};
@@ -30,6 +34,11 @@ const NOT_INTERNET: &[&str] = &[
     "192.168.0.0/16",
     "224.0.0.0/3",
 ];
+
+/// Connections, and streams of datagrams, that one dyno may have open to the outside at a time; closed ones do not
+/// count. All share the kernel's table, which has 65,536 entries on a machine of 2 GB (nf_conntrack_max): when it is
+/// full, nobody's packets pass, not even the router's.
+const CONNECTIONS_EACH: u32 = 4096;
 
 /// Makes or replaces the table, in one transaction.
 ///
@@ -72,32 +81,41 @@ fn rules(node: &Node, allowed: &[String]) -> Result<String> {
         [] => String::new(),
         networks => format!("iifname \"{bridge}\" ip daddr {{ {} }} accept", networks.join(", ")),
     };
+    let limit = format!(
+        "ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_EACH} }} drop comment \"limited connections\""
+    );
     Ok(format!(
         r#"
 add table inet {table}
 delete table inet {table}
 table inet {table} {{
+  set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname "{bridge}" ct state established,related accept
     oifname "{bridge}" ct state established,related accept
-    oifname "{bridge}" drop
-    iifname "{bridge}" meta nfproto ipv6 drop
-    iifname "{bridge}" ip saddr != {subnet} drop
+    oifname "{bridge}" drop comment "nobody but the router"
+    iifname "{bridge}" meta nfproto ipv6 drop comment "no IPv6"
+    iifname "{bridge}" ip saddr != {subnet} drop comment "own addresses only"
+    iifname "{bridge}" {limit}
     {allow}
-    iifname "{bridge}" ip daddr {{ {private} }} drop
+    iifname "{bridge}" ip daddr {{ {private} }} drop comment "no private addresses"
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname "{bridge}" ct state established,related accept
-    iifname "{bridge}" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
-    iifname "{bridge}" drop
+    iifname "{bridge}" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 jump names
+    iifname "{bridge}" drop comment "no ports of the node"
+  }}
+  chain names {{
+    {limit}
+    accept
   }}
   chain output {{
     type filter hook output priority filter; policy accept;
     oifname "{bridge}" ct state established,related accept
     oifname "{bridge}" meta skuid {ROUTER_UID} accept
-    oifname "{bridge}" drop
+    oifname "{bridge}" drop comment "the router's user only"
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -131,6 +149,12 @@ fn run_nft(arguments: &[&str], input: &str) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if message.contains("ct count") {
+        return Err(RuntimeError::MissingFeature {
+            feature: "limits of connections in nf_tables",
+            remedy: "run a kernel built with CONFIG_NFT_CONNLIMIT, or load its module: modprobe nft_connlimit",
+        });
+    }
     if message.contains("Protocol not supported") || message.contains("cache initialization failed") {
         return Err(RuntimeError::MissingFeature {
             feature: "nf_tables",
