@@ -156,6 +156,7 @@ fn prepare(config: &SandboxConfig) -> Result<(Shared, Links)> {
         Ok(())
     })?;
     network::install(&node, &config.allowed_networks)?;
+    network::make_room_for_neighbours()?;
     let forward = "/proc/sys/net/ipv4/ip_forward";
     std::fs::write(forward, "1").map_err(RuntimeError::file("turn on", forward))?;
     let links = links.ok_or(RuntimeError::ShutDown)?;

@@ -8,11 +8,12 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import threading
 import time
 
 know = {}
-PATIENCE_S = 3
+PATIENCE_S = 2
 
 
 def connects(host, port):
@@ -42,12 +43,16 @@ def reaches_the_internet():
 
 
 def reaches_another_dyno():
+    connects(know["near_dyno"], know["dyno_port"])
+
+
+def reaches_another_dyno_by_the_node():
     connects(know["dyno"], know["dyno_port"])
 
 
-reaches_a_dyno_as_a_user = reaches_another_dyno
-reaches_a_dyno_as_root = reaches_another_dyno
-reaches_a_dyno_from_outside = reaches_another_dyno
+reaches_a_dyno_as_a_user = reaches_another_dyno_by_the_node
+reaches_a_dyno_as_root = reaches_another_dyno_by_the_node
+reaches_a_dyno_from_outside = reaches_another_dyno_by_the_node
 
 
 def connects_by_link_local(host, port):
@@ -60,6 +65,37 @@ def connects_by_link_local(host, port):
             break
         time.sleep(0.05)
     connects(f"{host}%eth0", port)
+
+
+def own_link():
+    return "uplink" if os.path.exists("/sys/class/net/uplink") else "eth0"
+
+
+def asks_for(addresses, family):
+    """Each address that is asked for is an entry in a table of the whole machine, 1,024 long unless somebody raised it."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        for address in addresses:
+            try:
+                scope = socket.if_nametoindex(own_link()) if family == socket.AF_INET6 else 0
+                sender.sendto(b"?", (address, 9, 0, scope) if scope else (address, 9))
+            except OSError:
+                pass
+    version = "-6" if family == socket.AF_INET6 else "-4"
+    command = ["/sbin/ip", version, "neighbour", "show", "dev", own_link(), "nud", "all"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [line for line in shown if line.split()[0] in addresses]
+    assert len(found) > len(addresses) / 2, f"{len(found)} neighbours of {len(addresses)}"
+
+
+def fills_the_table_of_neighbours():
+    near = know["uplink"] if own_link() == "uplink" else know["dyno"]
+    first = struct.unpack(">I", socket.inet_aton(near))[0] & ~255
+    asks_for({socket.inet_ntoa(struct.pack(">I", first + number)) for number in range(100, 250)}, socket.AF_INET)
+
+
+def fills_the_table_of_neighbours_by_link_local():
+    asks_for({f"fe80::{number:x}" for number in range(0x1000, 0x1096)}, socket.AF_INET6)
 
 
 def reaches_another_dyno_by_link_local():

@@ -15,6 +15,7 @@
 //!
 //! This program is also the `dyno-create` of the weakened dynos: see `ferroku_runtime::dyno_init::create_altered`.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_macros, reason = "a report for who runs the test")]
 
 mod cases;
 mod document;

@@ -35,7 +35,7 @@ pub struct FarSide(Child);
 pub struct Names {
     table: String,
     bridge: String,
-    /// The host's end of the link of the dyno that is to be reached.
+    /// The host's end of the link of the dyno that is to be reached over the bridge.
     link: String,
     rules: String,
 }
@@ -98,7 +98,7 @@ impl Names {
         Self { table, bridge, link: String::new(), rules }
     }
 
-    /// The dyno at this address is the one to be reached.
+    /// The dyno at this address is the one to be reached over the bridge.
     pub fn set_target(&mut self, address: IpAddr) {
         let IpAddr::V4(address) = address else { panic!("dynos have IPv4") };
         const ADDRESSES: u32 = 1024;

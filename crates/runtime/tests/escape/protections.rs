@@ -5,8 +5,10 @@ use ferroku_runtime::DynoSpec;
 use ferroku_runtime::dyno_init::seccomp;
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::Command;
 
 /// A protection, what it is, and how it is taken away.
 pub struct Protection {
@@ -244,6 +246,27 @@ pub const PROTECTIONS: &[Protection] = &[
         removal: Node(IsolatedPorts),
     },
     Protection {
+        name: "one neighbour",
+        what: "a dyno's address is alone at its link: only the gateway is to be asked for",
+        removal: Spec(|_| {
+            let shown = ip(&["-4", "-o", "address", "show", "dev", "eth0"]);
+            let own = shown.split_whitespace().nth(3).unwrap().split('/').next().unwrap();
+            let subnet = Ipv4Addr::from(u32::from(own.parse::<Ipv4Addr>().unwrap()) & !1023);
+            ip(&["route", "add", &format!("{subnet}/22"), "dev", "eth0"]);
+        }),
+    },
+    Protection {
+        name: "link without IPv6",
+        what: "a dyno has IPv6 on loopback only",
+        removal: Spec(|_| {
+            let setting = |name: &str, value: &str| {
+                fs::write(format!("/proc/sys/net/ipv6/conf/eth0/{name}"), value).unwrap();
+            };
+            setting("accept_dad", "0");
+            setting("disable_ipv6", "0");
+        }),
+    },
+    Protection {
         name: "bridge without IPv6",
         what: "the node has no address there that a dyno could guess",
         removal: Node(NoIpv6),
@@ -374,6 +397,12 @@ fn find(name: &str) -> &'static Protection {
 
 fn drop_namespace(spec: &mut Value, kind: &str) {
     spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
+}
+
+fn ip(arguments: &[&str]) -> String {
+    let output = Command::new("/sbin/ip").args(arguments).output().expect("ip runs");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn drop_option(spec: &mut Value, target: &str, option: &str) {

@@ -146,16 +146,23 @@ impl Stage {
             let line = format!("{serve} & exec -a {name} sleep 10000");
             let spec =
                 DynoSpec { uid_base, slug_digest: Some(slug.clone()), port: Some(DYNO_PORT), ..spec(&line) };
+            if name == "relative" {
+                // It would answer to whoever reaches it over the bridge.
+                write_list(&node, spec.dyno_id, &["link without IPv6", "one neighbour"].map(str::to_owned));
+            }
             let environment = support::environment(&[("KEY", SECRET)]);
             let mut handle = node.driver().start(spec, environment).await.expect("starts");
             let said = support::until_line(&mut handle, SECRET).await;
             know.insert(name.into(), pid_of(name, handle.dyno_id).await.into());
-            know.insert("dyno_link_local".into(), said.trim().rsplit(' ').next().unwrap().into());
+            if name == "relative" {
+                know.insert("dyno_link_local".into(), said.trim().rsplit(' ').next().unwrap().into());
+            }
             neighbours.push(handle);
         }
-        let target = neighbours[1].address.expect("an address");
-        names.set_target(target.ip());
-        know.insert("dyno".into(), target.ip().to_string().into());
+        let [near, far] = [0, 1].map(|number: usize| neighbours[number].address.expect("an address").ip());
+        names.set_target(near);
+        know.insert("near_dyno".into(), near.to_string().into());
+        know.insert("dyno".into(), far.to_string().into());
         know.insert("dyno_port".into(), DYNO_PORT.into());
         know.extend(names.know(free_port()));
         let other = node.slug(&[("secret.py", "source of another app")]);

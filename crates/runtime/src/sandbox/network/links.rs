@@ -260,12 +260,14 @@ impl Worker {
             return Err(failed("make a network namespace")(std::io::Error::last_os_error()));
         }
         let namespace = File::open("/proc/thread-self/ns/net");
+        let settings = narrow();
         let connection = new_connection();
         // SAFETY: no memory is involved; the descriptor is open.
         if unsafe { libc::setns(self.host.as_raw_fd(), libc::CLONE_NEWNET) } < 0 {
             // This thread is lost in a namespace that nobody wants: nothing it did from here on would be right.
             panic!("cannot return to the host's network namespace: {}", std::io::Error::last_os_error());
         }
+        settings?;
         let (connection, handle, _) = connection.map_err(failed("connect to netlink"))?;
         tokio::spawn(connection);
         Ok((namespace.map_err(failed("open the network namespace"))?.into(), handle))
@@ -307,13 +309,52 @@ impl Worker {
         let isolate = LinkBridgePort::new(outer).isolated(true).build();
         self.handle.link().set_port(isolate).execute().await.map_err(failed("isolate the bridge port"))?;
         let eth0 = link_index(inner, "eth0").await?;
-        let own = inner.address().add(eth0, address.into(), PREFIX_LENGTH).execute().await;
+        // The gateway is its only neighbour: the kernel has one table of neighbours for all namespaces, which a dyno
+        // that had a thousand addresses at its link could fill.
+        const ALONE: u8 = 32;
+        let own = inner.address().add(eth0, address.into(), ALONE).execute().await;
         own.map_err(failed("give the dyno its address"))?;
         let up = LinkUnspec::new_with_index(eth0).up().build();
         inner.link().set(up).execute().await.map_err(failed("bring eth0 up"))?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(self.node.gateway()).build();
+        let route = RouteMessageBuilder::<Ipv4Addr>::new();
+        let route = route.gateway(self.node.gateway()).output_interface(eth0).onlink().build();
         inner.route().add(route).execute().await.map_err(failed("set the default route"))
     }
+}
+
+/// Neighbours that the whole machine may know: each dyno is one to the node, and the node to each. The kernel's own
+/// limits (128, 512 and 1,024) end at some 500 dynos.
+const NEIGHBOURS: [(&str, u64); 3] = [("gc_thresh1", 1024), ("gc_thresh2", 4096), ("gc_thresh3", 8192)];
+
+/// Makes room in the table of neighbours. Where the node itself is in a namespace, the limits are not its to set.
+pub(crate) fn make_room_for_neighbours() -> Result<()> {
+    for (name, wanted) in NEIGHBOURS {
+        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if text.trim().parse().is_ok_and(|there: u64| there < wanted) {
+            std::fs::write(&path, wanted.to_string()).map_err(RuntimeError::file("raise", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Settings of a dyno's namespace, in which the calling thread is, before it has a link.
+fn narrow() -> Result<()> {
+    for (setting, value) in [
+        // Dynos have no IPv6 beyond loopback. Its link-local addresses would only be 2^64 neighbours to ask for.
+        ("ipv6/conf/default/disable_ipv6", "1"),
+        // Nobody tells a dyno of other neighbours.
+        ("ipv4/conf/all/accept_redirects", "0"),
+        ("ipv4/conf/default/accept_redirects", "0"),
+    ] {
+        let path = format!("/proc/sys/net/{setting}");
+        match std::fs::write(&path, value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done.map_err(RuntimeError::file("set", path))?,
+        }
+    }
+    Ok(())
 }
 
 async fn link_index(handle: &Handle, name: &str) -> Result<u32> {
