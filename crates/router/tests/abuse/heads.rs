@@ -9,17 +9,23 @@ use std::time::{Duration, Instant};
 
 use ferroku_router::limits::Timeouts;
 
-use super::recorder::Recorder;
-use crate::common::{Node, PATIENCE, app, short_timeouts};
+use super::recorder::{Recorder, Seen};
+use crate::common::{Node, PATIENCE, app, header, short_timeouts};
 
 /// Ends most of what is left open, and is itself the request that a smuggler would like to prefix.
 const END: &[u8] = b"\r\n\r\nGET /end HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n";
+
+/// Records that are remembered for what the dyno has not shown yet: a request that was cut off is seen when its
+/// connection ends, which may be after the next check has begun.
+const LATE_RECORDS: usize = 64;
 
 /// A router with a strict dyno behind it.
 pub struct Heads {
     node: Node,
     recorder: Recorder,
     count: u64,
+    /// Those of the checks before.
+    late: Vec<String>,
 }
 
 impl Heads {
@@ -32,7 +38,7 @@ impl Heads {
             ..short_timeouts()
         };
         let node = Node::start_with(timeouts, vec![app(vec![recorder.dyno.target("web.1")])]);
-        Self { node, recorder, count: 0 }
+        Self { node, recorder, count: 0, late: Vec::new() }
     }
 
     /// Sends the bytes over one connection.
@@ -60,7 +66,8 @@ impl Heads {
         let deadline = Instant::now() + PATIENCE;
         let unexplained = loop {
             let records = &self.node.control.records;
-            let lines: Vec<&str> = records.iter().map(|record| record.line.as_str()).collect();
+            let lines = records.iter().map(|record| &record.line).chain(&self.late);
+            let lines: Vec<&str> = lines.map(String::as_str).collect();
             let is_probe_there = lines.iter().any(|line| line.contains(&format!("path=\"{probe}\"")));
             let unexplained = first_unexplained(&seen, &lines);
             if (is_probe_there && unexplained.is_none()) || Instant::now() > deadline {
@@ -76,16 +83,18 @@ impl Heads {
         let request_lines = shown.matches("HTTP/1.").count();
         let of_this = records.iter().filter(|line| line.contains(&format!("{client}\" dyno="))).count();
         assert!(of_this <= request_lines, "{records:#?} were made of {shown:?}");
+        self.late.splice(0..0, records);
+        self.late.truncate(LATE_RECORDS);
     }
 
     /// What reached the dyno before the probe.
-    fn seen(&self, probe: &str) -> Vec<String> {
+    fn seen(&self, probe: &str) -> Vec<Seen> {
         let deadline = Instant::now() + PATIENCE;
         while !self.recorder.seen().iter().any(|seen| seen.line == probe) {
             assert!(Instant::now() < deadline, "the probe is not seen");
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.recorder.take().into_iter().map(|seen| seen.line).filter(|line| line != probe).collect()
+        self.recorder.take().into_iter().filter(|seen| seen.line != probe).collect()
     }
 }
 
@@ -100,17 +109,20 @@ fn connect_from(client: Ipv4Addr, router: SocketAddr) -> TcpStream {
 }
 
 /// The first request that the dyno saw and that no record of its own tells of.
-fn first_unexplained(seen: &[String], records: &[&str]) -> Option<String> {
+fn first_unexplained(seen: &[Seen], records: &[&str]) -> Option<String> {
     let mut unused = records.to_vec();
-    seen.iter()
-        .find(|line| {
-            let (method, target) = line.split_once(' ').expect("a request line");
-            let method = format!(" method={method} ");
-            let place =
-                unused.iter().position(|record| record.contains(&method) && has_target(record, target));
-            place.map(|place| unused.swap_remove(place)).is_none()
-        })
-        .cloned()
+    let is_unexplained = |seen: &&Seen| {
+        let (method, target) = seen.line.split_once(' ').expect("a request line");
+        let method = format!(" method={method} ");
+        // Whose it is: the rightmost address is the router's word.
+        let client = header(&seen.head, "x-forwarded-for").and_then(|all| all.split(", ").last());
+        let client = format!("{}\" dyno=", client.unwrap_or_default());
+        let place = unused.iter().position(|record| {
+            record.contains(&method) && record.contains(&client) && has_target(record, target)
+        });
+        place.map(|place| unused.swap_remove(place)).is_none()
+    };
+    seen.iter().find(is_unexplained).map(|seen| seen.line.clone())
 }
 
 /// The log escapes some bytes; a target that has them is not compared.
