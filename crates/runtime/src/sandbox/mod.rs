@@ -7,6 +7,7 @@
 //! | `network` | bridge, namespaces, packet filter, DNS |
 //! | `folders` | a dyno's folders, the start of its dyno-init, the removal of every trace |
 //! | `connection` | talks to one dyno-init |
+//! | `room` | limits of the whole machine that many dynos would meet |
 //! | `leaks` | what is left on the host |
 
 mod connection;
@@ -15,6 +16,7 @@ mod folders;
 mod leaks;
 mod network;
 mod node;
+mod room;
 
 use crate::cgroup::{self, Hierarchies};
 use crate::handle::Action;
@@ -156,7 +158,7 @@ fn prepare(config: &SandboxConfig) -> Result<(Shared, Links)> {
         Ok(())
     })?;
     network::install(&node, &config.allowed_networks)?;
-    network::make_room_for_neighbours()?;
+    room::make()?;
     let forward = "/proc/sys/net/ipv4/ip_forward";
     std::fs::write(forward, "1").map_err(RuntimeError::file("turn on", forward))?;
     let links = links.ok_or(RuntimeError::ShutDown)?;

@@ -348,6 +348,29 @@ def reads_the_kernels_addresses():
         assert file.readline()
 
 
+def reads_any_masked_path():
+    for path in know["masked"]:
+        try:
+            if os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1):
+                return
+        except OSError:
+            pass
+    raise AssertionError("all are empty")
+
+
+def opens_any_read_only_path_for_writing():
+    """Some settings are everybody's by their mode, such as ns_last_pid."""
+    for path in know["read_only"]:
+        for folder, _, names in os.walk(path) if os.path.isdir(path) else [(os.path.dirname(path), [], [os.path.basename(path)])]:
+            for name in names:
+                try:
+                    os.close(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_NONBLOCK))
+                    return
+                except OSError:
+                    pass
+    raise AssertionError("none opens")
+
+
 def reads_the_kernels_folder():
     assert os.listdir("/sys/kernel")
 

@@ -152,6 +152,8 @@ pub const CASES: &[Case] = &[
     case(KERNEL, "opens_physical_memory", Root, &["device rules", "no capabilities", "user namespace"]),
     case(KERNEL, "reads_how_the_kernel_was_started", User, &["masked paths"]),
     case(KERNEL, "reads_the_kernels_addresses", User, &["masked paths"]),
+    case(KERNEL, "reads_any_masked_path", User, &["masked paths"]),
+    case(KERNEL, "opens_any_read_only_path_for_writing", User, &["read-only paths"]),
     case(KERNEL, "reads_the_kernels_folder", User, &["masked paths"]),
     case(KERNEL, "writes_to_sys", Root, &["read-only /sys", "no capabilities", "user namespace"]),
     case(FILES, "reads_another_slug", User, &["root folder of its own"]),

@@ -377,6 +377,22 @@ pub fn check_rules(comments: &[String]) {
     }
 }
 
+/// Every namespace, limit and mount option of a dyno's OCI spec that is there for its safety has a protection.
+pub fn check_spec(spec: &Value) {
+    let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+    for kind in namespaces.iter().map(|namespace| namespace["type"].as_str().unwrap()) {
+        let name =
+            if kind == "mount" { "root folder of its own".to_owned() } else { format!("{kind} namespace") };
+        assert!(PROTECTIONS.iter().any(|known| known.name == name), "no protection {name:?}");
+    }
+    let known = ["RLIMIT_NOFILE", "RLIMIT_CORE"];
+    for limit in spec["process"]["rlimits"].as_array().unwrap() {
+        assert!(known.contains(&limit["type"].as_str().unwrap()), "{limit}: no case of it");
+    }
+    let sets = spec["process"]["capabilities"].as_object().unwrap();
+    assert!(sets.values().all(|set| set.as_array().is_none_or(Vec::is_empty)), "{sets:?}");
+}
+
 /// Every protection there is: those above, and each group of the seccomp profile.
 pub fn names() -> Vec<String> {
     let groups = seccomp::GROUPS.iter().map(|group| format!("{SECCOMP}{}", group.name));

@@ -301,8 +301,13 @@ async fn pid_of(name: &str, dyno_id: DynoId) -> u32 {
 fn things_to_know(node: &TestNode, other_slug: &str, stranger: DynoId) -> Map<String, Value> {
     let own = std::process::id();
     let dyno = node.data().join("dynos").join(stranger.to_string());
+    let spec = node.data().join("run/dynos").join(stranger.to_string()).join("config.json");
+    let spec: Value = serde_json::from_slice(&fs::read(spec).unwrap()).unwrap();
+    protections::check_spec(&spec);
     let known = json!({
         "secret": SECRET,
+        "masked": spec["linux"]["maskedPaths"],
+        "read_only": spec["linux"]["readonlyPaths"],
         "slug_file": node.data().join("slugs").join(other_slug).join("secret.py"),
         "var_file": format!("/var/tmp/ferroku-escape-{own}"),
         "run_file": format!("/run/ferroku-escape-{own}"),

@@ -322,22 +322,6 @@ impl Worker {
     }
 }
 
-/// Neighbours that the whole machine may know: each dyno is one to the node, and the node to each. The kernel's own
-/// limits (128, 512 and 1,024) end at some 500 dynos.
-const NEIGHBOURS: [(&str, u64); 3] = [("gc_thresh1", 1024), ("gc_thresh2", 4096), ("gc_thresh3", 8192)];
-
-/// Makes room in the table of neighbours. Where the node itself is in a namespace, the limits are not its to set.
-pub(crate) fn make_room_for_neighbours() -> Result<()> {
-    for (name, wanted) in NEIGHBOURS {
-        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if text.trim().parse().is_ok_and(|there: u64| there < wanted) {
-            std::fs::write(&path, wanted.to_string()).map_err(RuntimeError::file("raise", path))?;
-        }
-    }
-    Ok(())
-}
-
 /// Settings of a dyno's namespace, in which the calling thread is, before it has a link.
 fn narrow() -> Result<()> {
     for (setting, value) in [

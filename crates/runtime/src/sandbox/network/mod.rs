@@ -6,4 +6,4 @@ mod links;
 
 pub(crate) use dns::Forwarder;
 pub(crate) use firewall::{install, is_installed, remove};
-pub(crate) use links::{Lease, Links, link_names, make_room_for_neighbours};
+pub(crate) use links::{Lease, Links, link_names};
