@@ -29,8 +29,8 @@ pub const WILDCARD_REASON: &str =
 
 /// The step of a job whose order the authority has taken.
 const ORDERED: &str = "ordered";
-/// Jobs that are looked at to find whose turn it is.
-const LOOKED_AT: i64 = 5000;
+/// Jobs of an app that are looked at to find whose turn it is: more than are ever worked on at once.
+const LOOKED_AT_OF_APP: i64 = 20;
 
 /// `acm_due_at` of a domain that has an open job: never.
 pub(crate) const WHILE_JOB: Millis = Millis::MAX;
@@ -141,7 +141,8 @@ pub async fn refresh(store: &Store, app_id: AppId, actor: &Actor, now: Millis) -
             jobs::hasten(&mut tx, job.id, when_asked_for(job.attempts, job.updated_at, now)).await?;
         }
         for domain in domains::list_in(&mut tx, app_id).await? {
-            if domain.acm_status == Some(AcmStatus::Failed) && !domain.is_wildcard() {
+            let has_job = domain.acm_due_at == Some(WHILE_JOB);
+            if domain.acm_status == Some(AcmStatus::Failed) && !has_job && !domain.is_wildcard() {
                 let due_at = Some(when_asked_for(Millis::MAX, domain.updated_at, now));
                 domains::set_acm(&mut tx, domain.id, &AcmState { due_at, ..AcmState::default() }, now).await?;
             }
@@ -186,7 +187,7 @@ pub async fn take(
     lease_until: Millis,
     now: Millis,
 ) -> Result<Vec<Job>> {
-    let due = jobs::due(store, ORDER_JOB, LOOKED_AT, now).await?;
+    let due = jobs::due(store, ORDER_JOB, LOOKED_AT_OF_APP, now).await?;
     let due = due.into_iter().filter(|job| !running.contains_key(&job.id)).filter_map(|job| {
         Some(DueOrder { job_id: job.id, app_id: job.app_id?, is_begun: job.step == ORDERED })
     });
@@ -199,25 +200,33 @@ pub async fn take(
         *running_of_app.entry(*app_id).or_default() += 1;
     }
     write!(store, tx => {
-        let recent = recent_orders(&mut tx, now).await?;
+        let mut recent = recent_orders(&mut tx, now).await?;
+        for (app_id, running) in &running_of_app {
+            // They may be about to order.
+            *recent.entry(*app_id).or_default() += running;
+        }
         let mut taken = Vec::new();
         for id in choose(&due, &recent, &running_of_app, free) {
-            let Some(job) = jobs::lease(&mut tx, id, lease_until, now).await? else { continue };
-            if let Some(app_id) = job.app_id && job.step != ORDERED {
-                note_order(&mut tx, app_id, now).await?;
-            }
-            taken.push(job);
+            taken.extend(jobs::lease(&mut tx, id, lease_until, now).await?);
         }
         Ok(taken)
     })
 }
 
-/// Notes that the authority has taken a job's order.
+/// Notes that the authority has taken a job's order, which counts from then on, whatever becomes of it.
 ///
 /// # Errors
 /// The database failed.
-pub async fn ordered(store: &Store, job_id: Uuid, payload: &OrderJob, now: Millis) -> Result<()> {
-    jobs::advance(store, job_id, ORDERED, &payload.to_json(), now).await
+pub async fn ordered(
+    store: &Store,
+    (job_id, app_id): (Uuid, AppId),
+    payload: &OrderJob,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        jobs::advance(&mut tx, job_id, ORDERED, &payload.to_json(), now).await?;
+        note_order(&mut tx, app_id, now).await
+    })
 }
 
 /// Notes that a job has begun with a domain; false when its certificate is not wanted any more.

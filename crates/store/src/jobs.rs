@@ -81,17 +81,21 @@ pub async fn of_app(tx: &mut Connection, kind: &str, app_id: AppId) -> Result<Ve
     rows.iter().map(job).collect()
 }
 
-/// The jobs of a kind whose time has come and that nobody has leased, longest due first, at most `limit`.
+/// The jobs of a kind whose time has come and that nobody has leased, at most `limit_of_app` of an app: those first that
+/// have begun, then those that are due for longest.
 ///
 /// # Errors
 /// The database failed.
-pub async fn due(store: &Store, kind: &str, limit: i64, now: Millis) -> Result<Vec<Job>> {
+pub async fn due(store: &Store, kind: &str, limit_of_app: i64, now: Millis) -> Result<Vec<Job>> {
     let rows = sqlx::query(
-        "SELECT * FROM job WHERE kind = $1 AND lease_until <= $2 ORDER BY lease_until, created_at, id LIMIT $3",
+        "SELECT * FROM (SELECT job.*, ROW_NUMBER() OVER (PARTITION BY app_id ORDER BY \
+           CASE WHEN step = '' THEN 1 ELSE 0 END, lease_until, created_at, id) AS place \
+           FROM job WHERE kind = $1 AND lease_until <= $2) AS ranked \
+         WHERE place <= $3 ORDER BY lease_until, created_at, id",
     )
     .bind(kind)
     .bind(now)
-    .bind(limit)
+    .bind(limit_of_app)
     .fetch_all(store.reader())
     .await
     .map_err(failed("list jobs that are due"))?;
@@ -133,18 +137,16 @@ pub async fn is_open(tx: &mut Connection, id: Uuid) -> Result<bool> {
 ///
 /// # Errors
 /// The database failed.
-pub async fn advance(store: &Store, id: Uuid, step: &str, payload: &str, now: Millis) -> Result<()> {
-    write!(store, tx => {
-        sqlx::query("UPDATE job SET step = $1, payload = $2, updated_at = $3 WHERE id = $4")
-            .bind(step)
-            .bind(payload)
-            .bind(now)
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed("note a job's step"))?;
-        Ok(())
-    })
+pub async fn advance(tx: &mut Connection, id: Uuid, step: &str, payload: &str, now: Millis) -> Result<()> {
+    sqlx::query("UPDATE job SET step = $1, payload = $2, updated_at = $3 WHERE id = $4")
+        .bind(step)
+        .bind(payload)
+        .bind(now)
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("note a job's step"))?;
+    Ok(())
 }
 
 /// Renews a job's lease.

@@ -6,7 +6,7 @@ use ferroku_core::app::App;
 use ferroku_core::domain::{AcmStatus, Domain, DomainStatus};
 use ferroku_core::event::Actor;
 use ferroku_core::sni_endpoint::Certificate;
-use ferroku_core::{DomainId, Millis};
+use ferroku_core::{AppId, DomainId, Millis};
 use ferroku_store::acm::{self, ORDER_JOB, OrderJob, Outcome};
 use ferroku_store::domains::NewDomain;
 use ferroku_store::jobs::Job;
@@ -201,7 +201,7 @@ async fn a_due_domain_has_one_job_that_outlives_its_worker_until_it_is_done() {
         assert!(order_job(&store, 8).await.is_none(), "it is leased");
         assert!(acm::begun(&store, job.id, &www, 8).await.expect("noted"));
         let ordered = OrderJob { order_url: Some("https://ca/order/1".into()), ..payload };
-        acm::ordered(&store, job.id, &ordered, 8).await.expect("noted");
+        acm::ordered(&store, (job.id, shop.id), &ordered, 8).await.expect("noted");
         jobs::renew(&store, job.id, 100).await.expect("renewed");
         assert!(order_job(&store, 99).await.is_none());
         let (again, payload) = order_job(&store, 100).await.expect("its worker is dead");
@@ -351,15 +351,48 @@ async fn an_app_with_many_domains_keeps_no_other_waiting() {
         let of = |app: &App| running.values().filter(|id| **id == app.id).count();
         assert_eq!((of(&many), of(&one)), (2, 1));
         assert_eq!(take(&running, 9).await, [], "this process works on them, whatever their leases say");
-        // Every order counts, also of those that failed, until three hours are over.
-        let mut orders = running.len();
+        // Every order counts, also of those that fail, until three hours are over; an attempt that comes to none does not.
+        let mut orders: HashMap<AppId, usize> = HashMap::new();
         for round in 0..100 {
-            let taken = take(&HashMap::new(), 10 + round * 2).await;
-            orders += taken.iter().filter(|job| job.app_id == Some(many.id)).count();
+            let now = 10 + round * 10;
+            for job in take(&HashMap::new(), now).await {
+                let payload: OrderJob = serde_json::from_str(&job.payload).expect("its form");
+                let domain = domains::by_id(&store, payload.domain_id).await.expect("read").expect("there");
+                if round % 2 == 0 {
+                    let ids = (job.id, domain.app_id);
+                    acm::ordered(&store, ids, &payload, now).await.expect("noted");
+                    *orders.entry(domain.app_id).or_default() += 1;
+                }
+                let failing = Outcome::Failing { reason: "no such host", at: now + 5 };
+                acm::conclude(&store, job.id, &domain, &failing, now).await.expect("noted");
+            }
         }
-        assert_eq!(orders, 61, "60 of one app, and the other's first");
-        let later = 300 + ferroku_core::acm::ORDERS_WINDOW_MS;
+        assert_eq!(orders[&many.id], 60, "{orders:?}");
+        assert!((40..=60).contains(&orders[&one.id]), "{orders:?}");
+        let later = 2000 + ferroku_core::acm::ORDERS_WINDOW_MS;
         assert!(take(&HashMap::new(), later).await.iter().any(|job| job.app_id == Some(many.id)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn asking_again_makes_no_second_job() {
+    each_database(|store| async move {
+        let me = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &me).await;
+        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
+        acm::enable(&store, shop.id, &me, 2).await.expect("on");
+        acm::enqueue_due(&store, 9, 3).await.expect("looked");
+        let (job, _) = order_job(&store, 4).await.expect("taken");
+        let given_up = Outcome::GivenUp { reason: "none", at: 10 };
+        acm::conclude(&store, job.id, &www, &given_up, 5).await.expect("noted");
+        assert_eq!(acm::enqueue_due(&store, 9, 10).await.expect("looked"), 1, "its next round");
+        acm::refresh(&store, shop.id, &me, 11).await.expect("hastened");
+        assert_eq!(acm::enqueue_due(&store, 9, Millis::MAX - 1).await.expect("looked"), 0);
+        assert_eq!(jobs::open(&store, ORDER_JOB).await.expect("read").len(), 1);
+        // A destroyed app's jobs go with it.
+        apps::destroy(&store, shop.id, &me, 12).await.expect("destroyed");
+        assert!(jobs::open(&store, ORDER_JOB).await.expect("read").is_empty());
     })
     .await;
 }

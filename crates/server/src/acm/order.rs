@@ -108,7 +108,7 @@ async fn open(
     let sealed = node.store.key().seal(&additional_data(job), key.serialize_pem().as_bytes());
     let payload =
         OrderJob { domain_id: domain.id, order_url: Some(order.url().to_owned()), sealed_key: Some(sealed) };
-    acm::ordered(&node.store, job.id, &payload, now_ms())
+    acm::ordered(&node.store, (job.id, domain.app_id), &payload, now_ms())
         .await
         .map_err(|error| other(failed("The order could not be kept", &error)))?;
     crash_point::hit("acm.ordered");
