@@ -35,8 +35,15 @@ pub struct Artifact {
 }
 
 impl Release {
-    /// The release as the API shows it; `current` is the one the app is at.
-    pub fn new(release: &Stored, app: &App, user_email: &str, current: Option<&Stored>) -> Self {
+    /// The release as the API shows it; `current` is the one the app is at. `output_stream_url`: where its command's
+    /// output is, if it has a command.
+    pub fn new(
+        release: &Stored,
+        app: &App,
+        user_email: &str,
+        current: Option<&Stored>,
+        output_stream_url: String,
+    ) -> Self {
         let slug = release.slug_id.map(|id| Id { id: id.0 });
         let artifact = |slug: &Id| Artifact { artifact_type: "slug".to_owned(), id: slug.id };
         Self {
@@ -48,7 +55,7 @@ impl Release {
             description: release.description.clone(),
             eligible_for_rollback: release.is_eligible_for_rollback(current),
             id: release.id.0,
-            output_stream_url: None,
+            output_stream_url: release.command_dyno.as_ref().map(|_| output_stream_url),
             slug,
             status: release.status,
             updated_at: release.updated_at.into(),

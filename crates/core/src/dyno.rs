@@ -2,6 +2,13 @@
 
 use crate::{AppId, DynoId, Millis, ReleaseId};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+/// `$PORT` is drawn from these: five digits as on Heroku, and below the range from which the kernel takes
+/// ports for outgoing connections, so that none of those is in the way.
+pub const PORTS: RangeInclusive<u16> = 10_000..=32_000;
+/// Numbers of one-off dynos, as Heroku draws them: `run.1234`.
+pub const ONE_OFF_NUMBERS: RangeInclusive<u16> = 1_000..=9_999;
 
 /// Why a dyno exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,13 +1,23 @@
 //! Releases: the ledger. A release is a slug plus a config snapshot, numbered from 1 per app.
 //!
+//! A slug whose process types include `release` has a release command: a release of it is pending until that command
+//! has ended with status 0 in a one-off dyno of its own, and until then the app stays as it is.
+//!
 //! Invariants: versions have no gaps; a release never changes but for its status; the current release is the
-//! newest that succeeded.
+//! newest that succeeded; at most one release of an app, its newest, is pending.
+//!
+//! Source: Heroku's "Release Phase".
 
 use crate::{AccountId, AppId, ConfigSnapshotId, Millis, ReleaseId, SlugId};
 use serde::{Deserialize, Serialize};
 
 /// The first two releases of every app, as Heroku makes them.
 pub const FIRST_DESCRIPTIONS: [&str; 2] = ["Initial release", "Enable Logplex"];
+
+/// The process type whose command runs before a release takes effect.
+pub const RELEASE: &str = "release";
+/// How long a release command may take, in milliseconds. Heroku's limit.
+pub const COMMAND_LIMIT_MS: Millis = 60 * 60 * 1000;
 
 /// Where a release stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +41,8 @@ pub struct Release {
     pub slug_id: Option<SlugId>,
     pub config_snapshot_id: ConfigSnapshotId,
     pub account_id: AccountId,
+    /// Label of the dyno that runs its release command, `release.1234`; None: it has none.
+    pub command_dyno: Option<String>,
     pub created_at: Millis,
     pub updated_at: Millis,
 }
@@ -88,6 +100,7 @@ mod tests {
             slug_id: slug.map(|slug| SlugId(Uuid::from_u128(slug))),
             config_snapshot_id: ConfigSnapshotId(Uuid::nil()),
             account_id: AccountId(Uuid::nil()),
+            command_dyno: None,
             created_at: 0,
             updated_at: 0,
         }

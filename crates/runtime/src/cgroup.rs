@@ -181,6 +181,24 @@ impl Cgroup {
         }
     }
 
+    /// What its processes have in memory, in bytes, without clean pages of files that were not read lately: the kernel drops
+    /// these before anything else. None when it does not exist.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let read = |name: &str| {
+            self.folders().into_iter().find_map(|folder| fs::read_to_string(folder.join(name)).ok())
+        };
+        let used: u64 =
+            read("memory.usage_in_bytes").or_else(|| read("memory.current"))?.trim().parse().ok()?;
+        let stat = read("memory.stat").unwrap_or_default();
+        // Version 1 tells the group's own figure as well as the one with the groups below it.
+        let figure = |name: &str| {
+            let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok();
+            stat.lines().find_map(value)
+        };
+        let idle = figure("total_inactive_file").or_else(|| figure("inactive_file")).unwrap_or(0);
+        Some(used.saturating_sub(idle))
+    }
+
     /// How many of its processes the kernel killed for want of memory.
     pub fn oom_kills(&self) -> u64 {
         ["memory.oom_control", "memory.events"]
@@ -246,6 +264,8 @@ mod tests {
             ("memory/n/d/cgroup.procs", "11\n12\n"),
             ("pids/n/d/cgroup.procs", "12\n13\n"),
             ("memory/n/d/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+            ("memory/n/d/memory.usage_in_bytes", "1000\n"),
+            ("memory/n/d/memory.stat", "inactive_file 1\ntotal_inactive_file 300\n"),
         ]);
         std::os::unix::fs::symlink("cpu,cpuacct", root.path().join("cpu")).expect("links");
         let hierarchies = Hierarchies::detect(root.path()).expect("detects");
@@ -254,6 +274,7 @@ mod tests {
         let group = hierarchies.group("n/d");
         assert_eq!(group.processes(), BTreeSet::from([11, 12, 13]));
         assert_eq!(group.oom_kills(), 2);
+        assert_eq!((group.memory_bytes(), hierarchies.group("other").memory_bytes()), (Some(700), None));
         assert_eq!(hierarchies.group("n").children(), BTreeSet::from(["d".to_owned()]));
         assert!(hierarchies.group("other").processes().is_empty());
     }
@@ -263,11 +284,14 @@ mod tests {
         let root = tree(&[
             ("cgroup.controllers", "cpuset cpu io memory\n"),
             ("n/d/cgroup.procs", "5\n"),
+            ("n/d/memory.current", "5000\n"),
+            ("n/d/memory.stat", "anon 4000\ninactive_file 900\n"),
             ("n/d/memory.events", "low 0\noom 1\noom_kill 1\noom_group_kill 0\n"),
         ]);
         let hierarchies = Hierarchies::detect(root.path()).expect("detects");
         assert_eq!(hierarchies.missing_controller(), Some("pids"));
         assert_eq!(hierarchies.group("n/d").oom_kills(), 1);
+        assert_eq!(hierarchies.group("n/d").memory_bytes(), Some(4100));
         assert_eq!(hierarchies.group("n/d").processes(), BTreeSet::from([5]));
     }
 }

@@ -31,6 +31,9 @@ pub trait Driver: Send + Sync {
     /// Something of it could not be removed.
     fn remove(&self, dyno_id: DynoId) -> impl Future<Output = Result<()>> + Send;
 
+    /// What the dyno has in memory, in bytes, without what the kernel can drop at once; None when it does not run.
+    fn memory_bytes(&self, dyno_id: DynoId) -> impl Future<Output = Option<u64>> + Send;
+
     /// Lets go of all dynos without stopping them, and takes down what only this process needs.
     fn shutdown(&self) -> impl Future<Output = ()> + Send;
 }

@@ -146,12 +146,14 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
     let sandbox = SandboxConfig::new(config.data.clone());
     let driver = Arc::new(SandboxDriver::open(sandbox).await.context("cannot run dynos on this machine")?);
     let router = RouterLink::connect(config.data.join("run/router.sock"));
+    let events = Arc::new(EventFeed::default());
     let dynos = DynoManager::new(dynos::Parts {
         store: store.clone(),
         logplex: logplex.clone(),
         driver: driver.clone(),
         router: router.clone(),
         domain: config.domain.clone(),
+        events: events.clone(),
     });
     Ok(Arc::new(Node {
         store,
@@ -159,7 +161,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         router,
         logplex,
         rendezvous: Rendezvous::new(),
-        events: EventFeed::default(),
+        events,
         dynos,
         builds: Builds::new(&config.data),
         destructions: Destructions::default(),

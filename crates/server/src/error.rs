@@ -4,7 +4,9 @@
 //! error shows nothing of its cause to the client; the whole chain is logged
 //! once, with the request's id.
 
+use crate::release_output::OutputError;
 use axum::response::{IntoResponse, Response};
+use ferroku_logplex::LogplexError;
 use ferroku_store::StoreError;
 use http::StatusCode;
 use serde::Serialize;
@@ -107,6 +109,26 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound { what } => Self::not_found(what),
             StoreError::Refused(message) => Self::invalid_params(message),
             StoreError::Taken { what } => Self::invalid_params(format!("That {what} is already taken.")),
+            error => Self::internal(error),
+        }
+    }
+}
+
+impl From<OutputError> for ApiError {
+    fn from(error: OutputError) -> Self {
+        match error {
+            OutputError::Log(error) => error.into(),
+            OutputError::Store(error) => error.into(),
+            error => Self::unavailable(format!("The node is busy: {error}.")),
+        }
+    }
+}
+
+impl From<LogplexError> for ApiError {
+    fn from(error: LogplexError) -> Self {
+        match error {
+            LogplexError::Removed { .. } => Self::not_found("app"),
+            LogplexError::TooManyTails { .. } => Self::unavailable(format!("The node is busy: {error}.")),
             error => Self::internal(error),
         }
     }

@@ -22,6 +22,7 @@ pub mod login;
 pub mod metrics;
 pub mod node;
 pub mod rate_limit;
+pub mod release_output;
 pub mod rendezvous;
 pub mod router_link;
 pub mod router_main;

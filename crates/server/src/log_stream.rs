@@ -18,7 +18,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ferroku_core::AppId;
-use ferroku_logplex::{Filter, Logplex, LogplexError, Tail, TailEvent, TailFrom};
+use ferroku_logplex::{Filter, Logplex, Tail, TailEvent, TailFrom};
 use futures::{FutureExt, Stream, stream};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -63,7 +63,7 @@ pub async fn open(logplex: &Logplex, wanted: Wanted, headers: &HeaderMap) -> Res
     let after = last_event_id(headers);
     if tail {
         let from = after.map_or(TailFrom::Last(lines), TailFrom::After);
-        let tail = logplex.tail(app_id, filter, from).await.map_err(api_error)?;
+        let tail = logplex.tail(app_id, filter, from).await?;
         let mut response = form.response(Body::from_stream(live(tail, form, KEEP_ALIVE)));
         if form == Form::Events {
             // An event source comes back after the end of a stream, but the CLI gives up on one that breaks off within a
@@ -75,27 +75,18 @@ pub async fn open(logplex: &Logplex, wanted: Wanted, headers: &HeaderMap) -> Res
     let events = match after {
         // A client that does not know when to stop is told so: 204 ends an event source.
         Some(after) => {
-            let events = logplex.history_after(app_id, after, filter).await;
-            let events = events.map_err(api_error)?;
+            let events = logplex.history_after(app_id, after, filter).await?;
             if events.is_empty() {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
             events
         }
         None => {
-            let lines = logplex.history(app_id, lines, filter).await;
-            lines.map_err(api_error)?.into_iter().map(TailEvent::Line).collect()
+            let lines = logplex.history(app_id, lines, filter).await?;
+            lines.into_iter().map(TailEvent::Line).collect()
         }
     };
     Ok(form.response(Body::from_stream(stored(events, form))))
-}
-
-fn api_error(error: LogplexError) -> ApiError {
-    match error {
-        LogplexError::Removed { .. } => ApiError::not_found("app"),
-        LogplexError::TooManyTails { .. } => ApiError::unavailable(format!("The node is busy: {error}.")),
-        error => ApiError::internal(error),
-    }
 }
 
 /// How lines are written.

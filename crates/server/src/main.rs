@@ -7,10 +7,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let called_as_hook =
-        std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"pre-receive"));
-    let outcome = if called_as_hook {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let outcome = if name.as_encoded_bytes().ends_with(b"/pre-receive") {
         Ok(git::pre_receive::main())
+    } else if name.as_encoded_bytes().ends_with(b"/post-receive") {
+        Ok(git::post_receive::main())
     } else {
         match Cli::parse().command {
             Command::Server(args) => supervisor::run(args).map_err(Into::into),

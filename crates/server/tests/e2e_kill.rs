@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 /// How often a command that met a crash is tried again before that counts as a loss.
 const TRIES: u32 = 20;
 
-/// An app of one shell script, so that a push takes about a second.
 fn status_of(node: &TestNode, app: &str) -> String {
     let line = format!(
         "curl -s -m 10 -o /dev/null -w '%{{http_code}}' -H 'Host: {app}.localhost' http://127.0.0.1:$ROUTER_PORT/"
@@ -129,8 +128,8 @@ fn everyday_work(node: &TestNode, app: &str) {
     let change =
         |method, below: &str, body: &str| until_done(node, &call(method, &format!("{path}{below}"), body));
     node.run(&format!(
-        "cp -r \"$EXAMPLES/procfile-only\" {app} && cd {app} && git init -q -b main && git add . && git commit -qm first && \
-         git remote add heroku \"${{HEROKU_HOST/http:/https:}}/{app}.git\""
+        "cp -r \"$EXAMPLES/procfile-only\" {app} && cd {app} && echo 'release: echo migrated' >>Procfile && git init -q -b main && git add . && \
+         git commit -qm first && git remote add heroku \"${{HEROKU_HOST/http:/https:}}/{app}.git\""
     ))
     .succeeded();
     until_done(node, &format!("cd {app} && git push heroku main"));

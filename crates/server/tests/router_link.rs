@@ -118,7 +118,7 @@ async fn a_dyno_is_drained_only_when_the_leaving_router_has_done_with_it_too() {
     let mut events = link.subscribe();
     let (dyno_id, target) = (DynoId(Uuid::new_v4()), dyno().await);
     link.wait_applied(link.publish(table(dyno_id, target, TargetState::Healthy), Vec::new())).await;
-    let long = tokio::spawn(async move { get(address, "/1500").await });
+    let long = tokio::spawn(async move { get(address, "/6000").await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     let next = start_router(folder.path(), &listener);
     old.leave();

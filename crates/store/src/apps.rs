@@ -11,7 +11,7 @@ use crate::row::{Columns, failed, failed_or_taken};
 use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, releases, write};
 use ferroku_core::app::App;
 use ferroku_core::event::Actor;
-use ferroku_core::release::{FIRST_DESCRIPTIONS, ReleaseStatus};
+use ferroku_core::release::FIRST_DESCRIPTIONS;
 use ferroku_core::uids::{APP_UIDS, FIRST_APP_UID};
 use ferroku_core::{AccountId, AppId, Millis, ReleaseId};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,6 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
                 app_id: app.id,
                 actor,
                 description: description.to_owned(),
-                status: ReleaseStatus::Succeeded,
                 slug: SlugChange::Keep,
                 config: ConfigChange::Keep,
             };
@@ -206,6 +205,7 @@ pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Re
         let destroyed = Destroyed { app_id: id, name: row.text("name")?, slug_digests };
         // In the order of their references, so that neither database depends on its cascade's order.
         for statement in [
+            "DELETE FROM job WHERE app_id = $1 AND kind = 'acm.order'",
             "DELETE FROM domain WHERE app_id = $1",
             "DELETE FROM sni_endpoint WHERE app_id = $1",
             "DELETE FROM dyno WHERE app_id = $1",

@@ -6,7 +6,8 @@
 //!
 //! Handlers only ask ([`request_restart`], [`request_stop`], [`restart_all`]); the dyno manager carries out.
 
-use crate::{Connection, Result, Store, StoreError, dyno_crashes};
+use crate::row::Columns;
+use crate::{Connection, Result, Store, StoreError, dyno_crashes, releases};
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::{AppId, DynoId, Millis, ReleaseId};
 use serde::{Deserialize, Serialize};
@@ -240,7 +241,8 @@ pub async fn set_stopping(tx: &mut Connection, id: DynoId, now: Millis) -> Resul
     Ok(())
 }
 
-/// Its process is gone. An ended row stays ended as it is.
+/// Its process is gone. An ended row stays ended as it is. What ran a release's command decides on that release: it
+/// succeeds with status 0, unless the command was told to stop.
 ///
 /// # Errors
 /// The database failed.
@@ -251,17 +253,22 @@ pub async fn end(
     exit_status: Option<i32>,
     now: Millis,
 ) -> Result<()> {
-    sqlx::query(
+    let ended = sqlx::query(
         "UPDATE dyno SET state = $1, exit_status = $2, ended_at = $3, updated_at = $3, address = NULL, \
-         options = NULL WHERE id = $4 AND ended_at IS NULL",
+         options = NULL WHERE id = $4 AND ended_at IS NULL RETURNING kind, release_id, stopping_at",
     )
     .bind(state_name(state))
     .bind(exit_status.map(i64::from))
     .bind(now)
     .bind(id.to_string())
-    .execute(tx)
+    .fetch_optional(&mut *tx)
     .await
     .map_err(|source| StoreError::Query { action: "end a dyno", source })?;
+    let Some(ended) = ended else { return Ok(()) };
+    if ended.text("kind")? == kind_name(DynoKind::Release) {
+        let succeeded = exit_status == Some(0) && ended.optional_integer("stopping_at")?.is_none();
+        releases::command_ended(tx, ended.parsed("release_id")?, succeeded, now).await?;
+    }
     Ok(())
 }
 

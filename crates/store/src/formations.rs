@@ -105,35 +105,65 @@ pub async fn apply_process_types(
             .map_err(query)?;
     }
     for (process_type, command) in process_types {
-        match existing.iter().find(|old| old.process_type == *process_type) {
-            Some(old) if old.command == *command => {}
-            Some(old) => {
-                sqlx::query("UPDATE formation SET command = $1, updated_at = $2 WHERE id = $3")
-                    .bind(command.as_str())
-                    .bind(now)
-                    .bind(old.id.to_string())
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(query)?;
-            }
-            None => {
-                let quantity = i64::from(first_deploy && process_type == WEB);
-                sqlx::query(
-                    "INSERT INTO formation \
-                     (id, app_id, process_type, command, quantity, size, created_at, updated_at) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
-                )
-                .bind(Uuid::new_v4().to_string())
-                .bind(app_id.to_string())
-                .bind(process_type.as_str())
-                .bind(command.as_str())
-                .bind(quantity)
-                .bind(DEFAULT_DYNO_SIZE)
+        let old = existing.iter().find(|old| old.process_type == *process_type);
+        let quantity = u32::from(first_deploy && process_type == WEB);
+        put(tx, app_id, old, (process_type, command), quantity, now).await?;
+    }
+    Ok(())
+}
+
+/// Sets the command of one process type, which is added with no dynos if there is none.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn set_command(
+    tx: &mut Connection,
+    app_id: AppId,
+    process_type: &str,
+    command: &str,
+    now: Millis,
+) -> Result<()> {
+    let existing = list_in(tx, app_id).await?;
+    let old = existing.iter().find(|old| old.process_type == process_type);
+    put(tx, app_id, old, (process_type, command), 0, now).await
+}
+
+/// Adds a process type, or gives the old one the new command.
+async fn put(
+    tx: &mut Connection,
+    app_id: AppId,
+    old: Option<&Formation>,
+    (process_type, command): (&str, &str),
+    quantity: u32,
+    now: Millis,
+) -> Result<()> {
+    let query = |source| StoreError::Query { action: "write a process type", source };
+    match old {
+        Some(old) if old.command == command => {}
+        Some(old) => {
+            sqlx::query("UPDATE formation SET command = $1, updated_at = $2 WHERE id = $3")
+                .bind(command)
                 .bind(now)
+                .bind(old.id.to_string())
                 .execute(&mut *tx)
                 .await
                 .map_err(query)?;
-            }
+        }
+        None => {
+            sqlx::query(
+                "INSERT INTO formation (id, app_id, process_type, command, quantity, size, created_at, updated_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+            )
+            .bind(Uuid::new_v4().to_string())
+            .bind(app_id.to_string())
+            .bind(process_type)
+            .bind(command)
+            .bind(i64::from(quantity))
+            .bind(DEFAULT_DYNO_SIZE)
+            .bind(now)
+            .execute(&mut *tx)
+            .await
+            .map_err(query)?;
         }
     }
     Ok(())

@@ -63,6 +63,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "domains and certificates", include_str!("../migrations/0002_domains_and_certificates.sql")),
     (3, "orders and jobs", include_str!("../migrations/0003_orders_and_jobs.sql")),
+    (4, "release command", include_str!("../migrations/0004_release_command.sql")),
 ];
 
 /// Which database is behind a store.

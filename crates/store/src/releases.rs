@@ -1,17 +1,26 @@
 //! Releases: the ledger.
 //!
-//! Invariants: versions of an app are 1, 2, 3 ... without gaps; a release, its config snapshot and the
-//! event that announces it are written in one transaction; the current release is the newest that succeeded.
+//! Invariants: versions of an app are 1, 2, 3 ... without gaps; a release, its config snapshot, the dyno of its release
+//! command and the event that announces it are written in one transaction; the current release is the newest that
+//! succeeded; a pending release is the app's newest, and its dyno has not ended ([`command_ended`]).
 
+use crate::dynos::NewDynoRow;
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, word};
-use crate::{Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, write};
+use crate::{
+    Connection, MasterKey, Result, Store, StoreError, config_snapshots, dynos, events, formations, write,
+};
 use ferroku_core::config_var::{self, ConfigPatch, ConfigVars};
+use ferroku_core::dyno::{DynoKind, ONE_OFF_NUMBERS, PORTS};
+use ferroku_core::dyno_size::DEFAULT_DYNO_SIZE;
 use ferroku_core::event::Actor;
-use ferroku_core::release::{Release, ReleaseRef, ReleaseStatus, rollback_description};
+use ferroku_core::release::{
+    COMMAND_LIMIT_MS, RELEASE, Release, ReleaseRef, ReleaseStatus, rollback_description,
+};
 use ferroku_core::slug::ProcessTypes;
-use ferroku_core::{AppId, ConfigSnapshotId, Millis, ReleaseId, SlugId};
+use ferroku_core::{AppId, ConfigSnapshotId, DynoId, Millis, ReleaseId, SlugId};
 use sqlx::any::AnyRow;
+use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 /// The slug of a new release.
@@ -25,11 +34,12 @@ pub enum SlugChange {
 /// The config vars of a new release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigChange {
-    /// Those of the newest release, whether or not it succeeded: what a user set stays set.
+    /// Those that the app has: of its newest release, whether or not that succeeded, for what a user set stays set; but
+    /// not those that a rollback brought back which did not succeed.
     Keep,
-    /// Those of the newest release, changed.
+    /// Those that the app has, changed.
     Patch(ConfigPatch),
-    /// Those of an older release.
+    /// Those of an older release: a rollback.
     Snapshot(ConfigSnapshotId),
 }
 
@@ -40,16 +50,16 @@ pub struct NewRelease<'a> {
     pub app_id: AppId,
     pub actor: &'a Actor,
     pub description: String,
-    pub status: ReleaseStatus,
     pub slug: SlugChange,
     pub config: ConfigChange,
 }
 
-/// Writes a release, its config snapshot where the vars changed, and its event; and, when it has
-/// succeeded, what the app's row says of its release.
+/// Writes a release, its config snapshot where the vars changed, and its event. Without a release command it takes
+/// effect at once: the app's row and formation follow. With one it is pending, and the command's dyno is written down.
 ///
 /// # Errors
-/// [`StoreError::NotFound`] when the app is gone; [`StoreError::Refused`] when a patch is not allowed.
+/// [`StoreError::NotFound`] when the app is gone; [`StoreError::Refused`] when a patch is not allowed, the slug was
+/// removed, or the command of an earlier release still runs.
 pub async fn create(
     tx: &mut Connection,
     key: &MasterKey,
@@ -58,53 +68,91 @@ pub async fn create(
 ) -> Result<Release> {
     lock_app(tx, new.app_id).await?;
     let newest = newest(tx, new.app_id).await?;
-    let current = current_in(tx, new.app_id).await?;
-    let config_snapshot_id = match (&new.config, &newest) {
-        (ConfigChange::Snapshot(id), _) => *id,
-        (ConfigChange::Keep, Some(newest)) => newest.config_snapshot_id,
-        (ConfigChange::Keep, None) => {
-            config_snapshots::create(tx, key, new.app_id, &ConfigVars::new(), now).await?
-        }
-        (ConfigChange::Patch(patch), newest) => {
-            let vars = match newest {
-                Some(newest) => config_snapshots::read(tx, key, newest.config_snapshot_id).await?,
-                None => ConfigVars::new(),
-            };
-            let change =
-                config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
-            match newest {
-                Some(newest) if change.vars == vars => newest.config_snapshot_id,
-                _ => config_snapshots::create(tx, key, new.app_id, &change.vars, now).await?,
-            }
-        }
+    if let Some(pending) = newest.as_ref().filter(|newest| newest.status == ReleaseStatus::Pending) {
+        return Err(refused_meanwhile(pending));
+    }
+    let slug_id = match new.slug {
+        SlugChange::Keep => current_in(tx, new.app_id).await?.and_then(|current| current.slug_id),
+        SlugChange::Set(id) => Some(id),
     };
+    let command = match slug_id {
+        Some(id) => process_types(tx, id).await?.remove(RELEASE),
+        None => None,
+    };
+    let dyno = command.map(|command| CommandDyno::new(command));
     let release = Release {
         id: new.id,
         app_id: new.app_id,
-        version: newest.map_or(0, |newest| newest.version) + 1,
+        version: newest.as_ref().map_or(0, |newest| newest.version) + 1,
         description: new.description,
-        status: new.status,
-        slug_id: match new.slug {
-            SlugChange::Keep => current.and_then(|current| current.slug_id),
-            SlugChange::Set(id) => Some(id),
-        },
-        config_snapshot_id,
+        status: if dyno.is_some() { ReleaseStatus::Pending } else { ReleaseStatus::Succeeded },
+        slug_id,
+        config_snapshot_id: config_snapshot(tx, key, new.app_id, &new.config, now).await?,
         account_id: new.actor.account_id,
+        command_dyno: dyno.as_ref().map(CommandDyno::label),
         created_at: now,
         updated_at: now,
     };
-    insert(tx, &release).await?;
-    if release.status == ReleaseStatus::Succeeded {
-        update_app(tx, &release).await?;
-    }
+    insert(tx, &release, matches!(new.config, ConfigChange::Snapshot(_))).await?;
+    let done = match &dyno {
+        Some(dyno) => {
+            dyno.write(tx, key, &release, now).await?;
+            format!("Running release v{} commands", release.version)
+        }
+        None => {
+            take_effect(tx, &release, now).await?;
+            format!("Release v{} created", release.version)
+        }
+    };
     let event = NewEvent {
         app_id: Some(release.app_id),
         actor: new.actor,
         kind: "release.create",
-        log_message: Some(format!("{}\nRelease v{} created", release.description, release.version)),
+        log_message: Some(format!("{}\n{done}", release.description)),
     };
     events::append(tx, event, now).await?;
     Ok(release)
+}
+
+/// The dyno of a release's command has ended: with success the release takes effect, else it has failed. Nothing
+/// happens to one that is not pending.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn command_ended(
+    tx: &mut Connection,
+    id: ReleaseId,
+    succeeded: bool,
+    now: Millis,
+) -> Result<()> {
+    let status = if succeeded { ReleaseStatus::Succeeded } else { ReleaseStatus::Failed };
+    let row = sqlx::query(
+        "UPDATE release SET status = $1, updated_at = $2 WHERE id = $3 AND status = $4 RETURNING *",
+    )
+    .bind(word(&status))
+    .bind(now)
+    .bind(id.to_string())
+    .bind(word(&ReleaseStatus::Pending))
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(failed("note how a release command ended"))?;
+    let Some(row) = row else { return Ok(()) };
+    let release = release(&row)?;
+    let (kind, message) = match succeeded {
+        true => ("release.succeed", format!("Release v{} created", release.version)),
+        false => ("release.fail", format!("Release v{} command failed", release.version)),
+    };
+    if succeeded {
+        take_effect(tx, &release, now).await?;
+    }
+    let account = sqlx::query("SELECT email FROM account WHERE id = $1")
+        .bind(release.account_id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed("find who made a release"))?;
+    let email = account.map(|row| row.text("email")).transpose()?.unwrap_or_default();
+    let actor = Actor { account_id: release.account_id, email, remote_address: None, request_id: None };
+    events::announce(tx, release.app_id, kind, &message, &actor, now).await
 }
 
 /// Changes config vars: one release for the whole patch, none when it changes nothing. Gives the
@@ -122,10 +170,7 @@ pub async fn patch_config_vars(
     let id = ReleaseId(Uuid::new_v4());
     write!(store, tx => {
         lock_app(&mut tx, app_id).await?;
-        let vars = match newest(&mut tx, app_id).await? {
-            Some(newest) => config_snapshots::read(&mut tx, store.key(), newest.config_snapshot_id).await?,
-            None => ConfigVars::new(),
-        };
+        let vars = vars_in(&mut tx, store.key(), app_id).await?;
         let change = config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
         let Some(description) = change.description() else { return Ok((vars, None)) };
         let new = NewRelease {
@@ -133,7 +178,6 @@ pub async fn patch_config_vars(
             app_id,
             actor,
             description,
-            status: ReleaseStatus::Succeeded,
             slug: SlugChange::Keep,
             config: ConfigChange::Patch(patch.clone()),
         };
@@ -178,27 +222,45 @@ pub async fn rollback(
             app_id,
             actor,
             description: rollback_description(target.version),
-            status: ReleaseStatus::Succeeded,
             slug: target.slug_id.map_or(SlugChange::Keep, SlugChange::Set),
             config: ConfigChange::Snapshot(target.config_snapshot_id),
         };
-        let release = create(&mut tx, store.key(), new, now).await?;
-        if let Some(slug_id) = release.slug_id {
-            let slug = sqlx::query("SELECT process_types, deleted_at FROM slug WHERE id = $1")
-                .bind(slug_id.to_string())
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(failed("read a slug's process types"))?;
-            if slug.optional_integer("deleted_at")?.is_some() {
-                return Err(StoreError::Refused(format!(
-                    "Cannot roll back to v{}: its slug was removed to save space. Push that commit again instead.",
-                    target.version
-                )));
-            }
-            let process_types: ProcessTypes = slug.json("process_types")?;
-            formations::apply_process_types(&mut tx, app_id, &process_types, false, now).await?;
+        create(&mut tx, store.key(), new, now).await
+    })
+}
+
+/// Releases a slug of the app anew, with the config vars that it has.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when the app has no such slug; else as [`create`].
+pub async fn release_slug(
+    store: &Store,
+    app_id: AppId,
+    slug_id: SlugId,
+    description: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<Release> {
+    let id = ReleaseId(Uuid::new_v4());
+    write!(store, tx => {
+        let own = sqlx::query("SELECT id FROM slug WHERE id = $1 AND app_id = $2")
+            .bind(slug_id.to_string())
+            .bind(app_id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed("find a slug"))?;
+        if own.is_none() {
+            return Err(StoreError::NotFound { what: "slug" });
         }
-        Ok(release)
+        let new = NewRelease {
+            id,
+            app_id,
+            actor,
+            description: description.to_owned(),
+            slug: SlugChange::Set(slug_id),
+            config: ConfigChange::Keep,
+        };
+        create(&mut tx, store.key(), new, now).await
     })
 }
 
@@ -273,16 +335,192 @@ pub async fn config_vars(store: &Store, release: &Release) -> Result<ConfigVars>
     config_snapshots::read(&mut connection, store.key(), release.config_snapshot_id).await
 }
 
-/// The app's config vars: those of its newest release, whether or not that one succeeded.
+/// The config vars that the app has ([`ConfigChange::Keep`]).
 ///
 /// # Errors
 /// As [`config_vars`].
 pub async fn app_config_vars(store: &Store, app_id: AppId) -> Result<ConfigVars> {
     let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
-    match newest(&mut connection, app_id).await? {
-        Some(newest) => config_snapshots::read(&mut connection, store.key(), newest.config_snapshot_id).await,
+    vars_in(&mut connection, store.key(), app_id).await
+}
+
+/// Refuses while the command of a release runs, as [`create`] would.
+///
+/// # Errors
+/// [`StoreError::Refused`], which names the dyno to stop.
+pub async fn refuse_while_pending(store: &Store, app_id: AppId) -> Result<()> {
+    let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
+    let newest = newest(&mut connection, app_id).await?;
+    match newest.filter(|newest| newest.status == ReleaseStatus::Pending) {
+        Some(pending) => Err(refused_meanwhile(&pending)),
+        None => Ok(()),
+    }
+}
+
+/// A release by its id, of whichever app.
+///
+/// # Errors
+/// The database failed.
+pub async fn by_id(store: &Store, id: ReleaseId) -> Result<Option<Release>> {
+    let row = sqlx::query("SELECT * FROM release WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(store.reader())
+        .await
+        .map_err(failed("find a release"))?;
+    row.as_ref().map(release).transpose()
+}
+
+/// The dyno that is to run a release's command.
+struct CommandDyno {
+    id: DynoId,
+    ordinal: u32,
+    port: u16,
+    command: String,
+}
+
+impl CommandDyno {
+    fn new(command: String) -> Self {
+        let id = DynoId(Uuid::new_v4());
+        let (_, random) = id.0.as_u64_pair();
+        let pick = |from: &RangeInclusive<u16>, random: u64| {
+            let count = u64::from(from.end() - from.start()) + 1;
+            // Less than the count, which a u16 holds.
+            from.start() + u16::try_from(random % count).unwrap_or(0)
+        };
+        let ordinal = u32::from(pick(&ONE_OFF_NUMBERS, random & 0xffff_ffff));
+        Self { id, ordinal, port: pick(&PORTS, (random >> 32) & 0xffff), command }
+    }
+
+    fn label(&self) -> String {
+        format!("{RELEASE}.{}", self.ordinal)
+    }
+
+    async fn write(
+        &self,
+        tx: &mut Connection,
+        key: &MasterKey,
+        release: &Release,
+        now: Millis,
+    ) -> Result<()> {
+        // Its row keeps the size that was chosen for it.
+        formations::set_command(tx, release.app_id, RELEASE, &self.command, now).await?;
+        let formation = formations::list_in(tx, release.app_id).await?;
+        let size = formation.iter().find(|one| one.process_type == RELEASE);
+        let app = sqlx::query("SELECT restart_generation FROM app WHERE id = $1")
+            .bind(release.app_id.to_string())
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed("read an app's restart generation"))?;
+        let dyno = NewDynoRow {
+            id: self.id,
+            app_id: release.app_id,
+            kind: DynoKind::Release,
+            process_type: RELEASE,
+            ordinal: self.ordinal,
+            release_id: release.id,
+            release_version: release.version,
+            restart_generation: app.integer("restart_generation")?,
+            size: size.map_or(DEFAULT_DYNO_SIZE, |one| one.size.as_str()),
+            command: &self.command,
+            port: self.port,
+            attached: false,
+            options: None,
+            expires_at: Some(now + COMMAND_LIMIT_MS),
+        };
+        dynos::create(tx, key, &dyno, now).await
+    }
+}
+
+fn refused_meanwhile(pending: &Release) -> StoreError {
+    let dyno = pending.command_dyno.as_deref().unwrap_or(RELEASE);
+    StoreError::Refused(format!(
+        "The release command of v{} is still running. Wait until it has ended, or stop it with `heroku ps:stop {dyno}`.",
+        pending.version
+    ))
+}
+
+/// The config vars that a new release is to have.
+async fn config_snapshot(
+    tx: &mut Connection,
+    key: &MasterKey,
+    app_id: AppId,
+    change: &ConfigChange,
+    now: Millis,
+) -> Result<ConfigSnapshotId> {
+    let present = config_release(tx, app_id).await?;
+    match (change, present) {
+        (ConfigChange::Snapshot(id), _) => Ok(*id),
+        (ConfigChange::Keep, Some(present)) => Ok(present.config_snapshot_id),
+        (ConfigChange::Keep, None) => {
+            config_snapshots::create(tx, key, app_id, &ConfigVars::new(), now).await
+        }
+        (ConfigChange::Patch(patch), present) => {
+            let vars = vars_in(tx, key, app_id).await?;
+            let change =
+                config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
+            match present {
+                Some(present) if change.vars == vars => Ok(present.config_snapshot_id),
+                _ => config_snapshots::create(tx, key, app_id, &change.vars, now).await,
+            }
+        }
+    }
+}
+
+/// The config vars that the app has.
+async fn vars_in(connection: &mut Connection, key: &MasterKey, app_id: AppId) -> Result<ConfigVars> {
+    match config_release(connection, app_id).await? {
+        Some(release) => config_snapshots::read(connection, key, release.config_snapshot_id).await,
         None => Ok(ConfigVars::new()),
     }
+}
+
+/// The release whose config vars the app has.
+async fn config_release(connection: &mut Connection, app_id: AppId) -> Result<Option<Release>> {
+    let row = sqlx::query(
+        "SELECT * FROM release WHERE app_id = $1 AND NOT (is_rollback = 1 AND status IN ($2, $3)) \
+         ORDER BY version DESC LIMIT 1",
+    )
+    .bind(app_id.to_string())
+    .bind(word(&ReleaseStatus::Pending))
+    .bind(word(&ReleaseStatus::Failed))
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed("find the release whose config vars count"))?;
+    row.as_ref().map(release).transpose()
+}
+
+/// A slug's process types.
+async fn process_types(tx: &mut Connection, slug_id: SlugId) -> Result<ProcessTypes> {
+    let slug = sqlx::query("SELECT process_types, deleted_at FROM slug WHERE id = $1")
+        .bind(slug_id.to_string())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed("read a slug's process types"))?;
+    if slug.optional_integer("deleted_at")?.is_some() {
+        return Err(StoreError::Refused(
+            "The slug of that release was removed to save space. Push its commit again instead.".to_owned(),
+        ));
+    }
+    slug.json("process_types")
+}
+
+/// From now on the app is at this release.
+async fn take_effect(tx: &mut Connection, release: &Release, now: Millis) -> Result<()> {
+    update_app(tx, release, now).await?;
+    let Some(slug_id) = release.slug_id else { return Ok(()) };
+    let earlier = sqlx::query(
+        "SELECT id FROM release WHERE app_id = $1 AND version < $2 AND slug_id IS NOT NULL \
+         AND status IN ($3, $4) LIMIT 1",
+    )
+    .bind(release.app_id.to_string())
+    .bind(release.version)
+    .bind(word(&ReleaseStatus::Succeeded))
+    .bind(word(&ReleaseStatus::Expired))
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(failed("look for an earlier deploy"))?;
+    let process_types = process_types(tx, slug_id).await?;
+    formations::apply_process_types(tx, release.app_id, &process_types, earlier.is_none(), now).await
 }
 
 /// Makes others that would write a release of this app wait until this transaction has ended.
@@ -304,10 +542,11 @@ async fn newest(connection: &mut Connection, app_id: AppId) -> Result<Option<Rel
     row.as_ref().map(release).transpose()
 }
 
-async fn insert(tx: &mut Connection, release: &Release) -> Result<()> {
+async fn insert(tx: &mut Connection, release: &Release, is_rollback: bool) -> Result<()> {
     sqlx::query(
         "INSERT INTO release (id, app_id, version, description, status, slug_id, config_snapshot_id, \
-         account_id, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
+         account_id, command_dyno, is_rollback, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
     )
     .bind(release.id.to_string())
     .bind(release.app_id.to_string())
@@ -317,6 +556,8 @@ async fn insert(tx: &mut Connection, release: &Release) -> Result<()> {
     .bind(release.slug_id.map(|id| id.to_string()))
     .bind(release.config_snapshot_id.to_string())
     .bind(release.account_id.to_string())
+    .bind(release.command_dyno.clone())
+    .bind(i64::from(is_rollback))
     .bind(release.created_at)
     .execute(&mut *tx)
     .await
@@ -325,9 +566,9 @@ async fn insert(tx: &mut Connection, release: &Release) -> Result<()> {
 }
 
 /// Brings what the app's row repeats of its current release up to date.
-async fn update_app(tx: &mut Connection, release: &Release) -> Result<()> {
+async fn update_app(tx: &mut Connection, release: &Release, now: Millis) -> Result<()> {
     sqlx::query("UPDATE app SET released_at = $1, updated_at = $1 WHERE id = $2")
-        .bind(release.created_at)
+        .bind(now)
         .bind(release.app_id.to_string())
         .execute(&mut *tx)
         .await
@@ -357,6 +598,7 @@ fn release(row: &AnyRow) -> Result<Release> {
         slug_id: row.optional_parsed("slug_id")?,
         config_snapshot_id: row.parsed("config_snapshot_id")?,
         account_id: row.parsed("account_id")?,
+        command_dyno: row.optional_text("command_dyno")?,
         created_at: row.integer("created_at")?,
         updated_at: row.integer("updated_at")?,
     })

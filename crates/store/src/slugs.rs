@@ -8,6 +8,9 @@ use ferroku_core::slug::Slug;
 use ferroku_core::{AppId, Millis, SlugId};
 use sqlx::any::AnyRow;
 
+/// Slugs that are kept because they are new, though none of their releases has taken effect.
+const NEWEST: i64 = 3;
+
 /// Writes a slug.
 ///
 /// # Errors
@@ -73,8 +76,8 @@ pub async fn digests(store: &Store) -> Result<Vec<String>> {
     rows.iter().map(|row| row.text("digest")).collect()
 }
 
-/// Marks the app's slugs as deleted that are neither among its `keep` newest, nor the current release's, nor a
-/// live dyno's, and the releases that have them as expired: nobody can roll back to these. Gives how many slugs.
+/// Marks the app's slugs as deleted that are neither among the `keep` newest that took effect, nor the newest few of all
+/// (to be tried again), nor the current release's, nor a live dyno's, and the releases that have them as expired: nobody can roll back to these. Gives how many slugs.
 ///
 /// # Errors
 /// The database failed.
@@ -82,7 +85,10 @@ pub async fn expire(store: &Store, app_id: AppId, keep: i64, now: Millis) -> Res
     write!(store, tx => {
         let done = sqlx::query(
             "UPDATE slug SET deleted_at = $1 WHERE app_id = $2 AND deleted_at IS NULL \
-             AND id NOT IN (SELECT id FROM slug WHERE app_id = $2 ORDER BY created_at DESC, id DESC LIMIT $3) \
+             AND id NOT IN (SELECT s.id FROM slug s WHERE s.app_id = $2 AND s.id IN \
+               (SELECT slug_id FROM release WHERE app_id = $2 AND status = 'succeeded') \
+               ORDER BY s.created_at DESC, s.id DESC LIMIT $3) \
+             AND id NOT IN (SELECT id FROM slug WHERE app_id = $2 ORDER BY created_at DESC, id DESC LIMIT $4) \
              AND id NOT IN (SELECT slug_id FROM release WHERE app_id = $2 AND slug_id IS NOT NULL AND version = \
                (SELECT MAX(version) FROM release WHERE app_id = $2 AND status = 'succeeded')) \
              AND id NOT IN (SELECT r.slug_id FROM release r JOIN dyno d ON d.release_id = r.id \
@@ -91,6 +97,7 @@ pub async fn expire(store: &Store, app_id: AppId, keep: i64, now: Millis) -> Res
         .bind(now)
         .bind(app_id.to_string())
         .bind(keep)
+        .bind(NEWEST)
         .execute(&mut *tx)
         .await
         .map_err(failed("mark old slugs as deleted"))?;

@@ -3,13 +3,15 @@
 mod support;
 
 use ferroku_core::config_var::{ConfigPatch, ConfigVars, MAX_CONFIG_BYTES};
+use ferroku_core::dyno::{DynoKind, DynoState};
 use ferroku_core::event::Actor;
 use ferroku_core::release::ReleaseStatus;
 use ferroku_core::{AppId, ReleaseId, SlugId};
 use ferroku_store::apps::{AppChange, DESTROY_JOB, Destroyed};
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
 use ferroku_store::{
-    Result, Store, StoreError, accounts, apps, collaborators, events, formations, jobs, releases, sqlx, write,
+    Result, Store, StoreError, accounts, apps, collaborators, dynos, events, formations, jobs, releases,
+    sqlx, write,
 };
 use sqlx::Row;
 use support::{account, app, each_database};
@@ -53,7 +55,6 @@ async fn release(
     app_id: AppId,
     slug: SlugChange,
     config: ConfigChange,
-    status: ReleaseStatus,
 ) -> Result<i64> {
     let id = ReleaseId(Uuid::new_v4());
     write!(store, tx => {
@@ -62,7 +63,6 @@ async fn release(
             app_id,
             actor,
             description: "Deploy abcdef12".to_owned(),
-            status,
             slug,
             config: config.clone(),
         };
@@ -136,16 +136,9 @@ async fn a_uid_range_is_never_given_again_and_a_destroyed_apps_name_is_free() {
         let actor = account(&store, "me@example.com").await;
         let first = app(&store, "shop", &actor).await;
         let slug_id = slug(&store, first.id, "digest", r#"{"web": "x"}"#).await;
-        release(
-            &store,
-            &actor,
-            first.id,
-            SlugChange::Set(slug_id),
-            ConfigChange::Keep,
-            ReleaseStatus::Succeeded,
-        )
-        .await
-        .expect("released");
+        release(&store, &actor, first.id, SlugChange::Set(slug_id), ConfigChange::Keep)
+            .await
+            .expect("released");
         let destroyed = apps::destroy(&store, first.id, &actor, 9).await.expect("destroyed");
         let expected =
             Destroyed { app_id: first.id, name: "shop".into(), slug_digests: vec!["digest".into()] };
@@ -214,22 +207,118 @@ async fn set_of_missing_app(store: &Store, actor: &Actor) -> StoreError {
         .expect_err("no app")
 }
 
+/// The only release command of the app ends.
+async fn end_command(store: &Store, app_id: AppId, status: Option<i32>, stopped: bool) {
+    let living = dynos::list(store, app_id).await.expect("read");
+    let [dyno] = living.as_slice() else { panic!("one dyno: {living:?}") };
+    assert_eq!((dyno.kind, dyno.process_type.as_str()), (DynoKind::Release, "release"));
+    let ended: Result<()> = async {
+        write!(store, tx => {
+            if stopped {
+                dynos::set_stopping(&mut tx, dyno.id, 2900).await?;
+            }
+            dynos::end(&mut tx, dyno.id, DynoState::Complete, status, 3000).await
+        })
+    }
+    .await;
+    ended.expect("ended");
+}
+
+#[tokio::test]
+async fn a_release_command_decides_whether_its_release_takes_effect() {
+    each_database(|store| async move {
+        let actor = account(&store, "me@example.com").await;
+        let id = app(&store, "shop", &actor).await.id;
+        let keep = || ConfigChange::Keep;
+        let set = |slug| release(&store, &actor, id, SlugChange::Set(slug), keep());
+        let with = slug(&store, id, "one", r#"{"web": "serve", "release": "migrate"}"#).await;
+        let current = async || releases::current(&store, id).await.expect("read").expect("one").version;
+        let formation = async || {
+            let types = formations::list(&store, id).await.expect("read");
+            types.into_iter().map(|one| (one.process_type, one.quantity)).collect::<Vec<_>>()
+        };
+        assert_eq!(set(with).await.expect("written"), 3);
+        let pending = releases::find(&store, id, "3").await.expect("read").expect("there");
+        assert_eq!(pending.status, ReleaseStatus::Pending);
+        let dyno = dynos::list(&store, id).await.expect("read").remove(0);
+        assert_eq!(pending.command_dyno, Some(dyno.name()));
+        assert_eq!(
+            (dyno.command.as_str(), dyno.release_id, dyno.expires_at),
+            ("migrate", pending.id, Some(3_602_000))
+        );
+        assert_eq!((current().await, formation().await), (2, vec![("release".to_owned(), 0)]));
+        // Nothing may come in between: which release would be the newest?
+        let vars = patch(&[("A", Some("1"))]);
+        for refused in
+            [set(with).await.err(), releases::patch_config_vars(&store, id, &vars, &actor, 5).await.err()]
+        {
+            let Some(StoreError::Refused(why)) = refused else { panic!("{refused:?}") };
+            assert!(why.contains(&format!("heroku ps:stop {}", dyno.name())), "{why}");
+        }
+        // A command that was told to stop has not succeeded, whatever it says.
+        end_command(&store, id, Some(0), true).await;
+        assert_eq!((current().await, formation().await), (2, vec![("release".to_owned(), 0)]));
+        assert_eq!(set(with).await.expect("written"), 4);
+        end_command(&store, id, Some(0), false).await;
+        assert_eq!(current().await, 4);
+        assert_eq!(
+            formation().await,
+            [("release".to_owned(), 0), ("web".to_owned(), 1)],
+            "as a first deploy"
+        );
+        releases::patch_config_vars(&store, id, &vars, &actor, 6).await.expect("set");
+        end_command(&store, id, None, false).await;
+        assert_eq!(current().await, 4, "a dyno that was lost is no success");
+        assert_eq!(
+            releases::app_config_vars(&store, id).await.expect("read").len(),
+            1,
+            "what was set stays set"
+        );
+        let again =
+            releases::release_slug(&store, id, with, "Retry of v5", &actor, 7).await.expect("released");
+        assert_eq!((again.version, again.slug_id), (6, Some(with)));
+        end_command(&store, id, Some(0), false).await;
+        assert_eq!(current().await, 6);
+        // A rollback that fails brings no config vars back.
+        let back = releases::rollback(&store, id, "4", &actor, 7).await.expect("begun");
+        assert_eq!(releases::config_vars(&store, &back).await.expect("read").len(), 0);
+        end_command(&store, id, Some(1), false).await;
+        assert_eq!(releases::app_config_vars(&store, id).await.expect("read").len(), 1, "the app's own");
+        let told: Vec<String> = events::after(&store, 0, 100)
+            .await
+            .expect("read")
+            .into_iter()
+            .filter_map(|event| event.log_message)
+            .collect();
+        let told = told[2..].join("\n");
+        let expected = "Deploy abcdef12\nRunning release v3 commands\nRelease v3 command failed\n\
+             Deploy abcdef12\nRunning release v4 commands\nRelease v4 created\n\
+             Set A config vars\nRunning release v5 commands\nRelease v5 command failed\n\
+             Retry of v5\nRunning release v6 commands\nRelease v6 created\n\
+             Rollback to v4\nRunning release v7 commands\nRelease v7 command failed";
+        assert_eq!(told, expected);
+        let other = app(&store, "other", &actor).await.id;
+        let foreign = releases::release_slug(&store, other, with, "x", &actor, 8).await;
+        assert!(matches!(foreign, Err(StoreError::NotFound { what: "slug" })));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_release_that_failed_is_not_current_but_its_config_vars_stay() {
     each_database(|store| async move {
         let actor = account(&store, "me@example.com").await;
         let id = app(&store, "shop", &actor).await.id;
-        let slug_id = slug(&store, id, "one", r#"{"web": "serve"}"#).await;
+        let slug_id = slug(&store, id, "one", r#"{"web": "serve", "release": "migrate"}"#).await;
         let config = ConfigChange::Patch(patch(&[("A", Some("1"))]));
-        let failed =
-            release(&store, &actor, id, SlugChange::Set(slug_id), config, ReleaseStatus::Failed).await;
+        let failed = release(&store, &actor, id, SlugChange::Set(slug_id), config).await;
         assert_eq!(failed.expect("written"), 3);
+        end_command(&store, id, Some(1), false).await;
         assert_eq!(releases::current(&store, id).await.expect("read").map(|one| one.version), Some(2));
         assert_eq!(releases::app_config_vars(&store, id).await.expect("read"), vars(&[("A", "1")]));
         assert_eq!(apps::by_id(&store, id).await.expect("read").expect("there").slug_size_bytes, 0);
         // A later change keeps the slug of the current release, not of the one that failed.
-        let version =
-            release(&store, &actor, id, SlugChange::Keep, ConfigChange::Keep, ReleaseStatus::Succeeded).await;
+        let version = release(&store, &actor, id, SlugChange::Keep, ConfigChange::Keep).await;
         assert_eq!(version.expect("written"), 4);
         let current = releases::current(&store, id).await.expect("read").expect("there");
         assert_eq!((current.version, current.slug_id), (4, None));
@@ -244,8 +333,7 @@ async fn a_rollback_brings_back_code_config_vars_and_process_types() {
         let actor = account(&store, "me@example.com").await;
         let id = app(&store, "shop", &actor).await.id;
         let keep = || ConfigChange::Keep;
-        let deploy =
-            |slug| release(&store, &actor, id, SlugChange::Set(slug), keep(), ReleaseStatus::Succeeded);
+        let deploy = |slug| release(&store, &actor, id, SlugChange::Set(slug), keep());
         let one = slug(&store, id, "one", r#"{"web": "old", "worker": "w"}"#).await;
         let two = slug(&store, id, "two", r#"{"web": "new"}"#).await;
         assert_eq!(deploy(one).await.expect("released"), 3);

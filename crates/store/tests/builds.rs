@@ -55,7 +55,6 @@ async fn deploy(store: &Store, actor: &Actor, slug: &Slug) -> Result<Release> {
             app_id: slug.app_id,
             actor,
             description: "Deploy abcdef".to_owned(),
-            status: ReleaseStatus::Succeeded,
             slug: SlugChange::Set(slug.id),
             config: ConfigChange::Keep,
         };
@@ -107,21 +106,21 @@ async fn a_release_whose_slug_is_gone_is_expired_and_never_the_current_one() {
     each_database(|store| async move {
         let actor = account(&store, "me@example.com").await;
         let app_id = app(&store, "shop", &actor).await.id;
-        for number in 1..=4 {
+        for number in 1..=6 {
             let slug = slug(app_id, &format!("digest-{number}"), number);
             deploy(&store, &actor, &slug).await.expect("released");
         }
-        // Back to the second oldest: it is current, though not among the newest.
+        // Back to the second oldest: it is current, though not among the newest. Three new ones are kept in any case.
         releases::rollback(&store, app_id, "v4", &actor, 10).await.expect("rolled back");
         assert_eq!(slugs::expire(&store, app_id, 1, 11).await.expect("expired"), 2);
         let all = releases::list(&store, app_id).await.expect("read");
         let expired: Vec<i64> =
             all.iter().filter(|one| one.status == ReleaseStatus::Expired).map(|one| one.version).collect();
         assert_eq!(expired, [3, 5]);
-        assert_eq!(releases::current(&store, app_id).await.expect("read").map(|one| one.version), Some(7));
+        assert_eq!(releases::current(&store, app_id).await.expect("read").map(|one| one.version), Some(9));
         let mut left = slugs::digests(&store).await.expect("read");
         left.sort();
-        assert_eq!(left, ["digest-2", "digest-4"]);
+        assert_eq!(left, ["digest-2", "digest-4", "digest-5", "digest-6"], "the newest three, too");
         let refused = releases::rollback(&store, app_id, "v5", &actor, 12).await.expect_err("gone");
         assert!(refused.to_string().contains("removed to save space"), "{refused}");
         releases::rollback(&store, app_id, "v6", &actor, 12).await.expect("still there");

@@ -220,7 +220,9 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
         }
     }
     // What was read as wanted is older than what already runs: decide nothing on it.
-    let newest = actual.dynos.iter().map(|dyno| dyno.release_version).max().unwrap_or(0);
+    // A release command runs ahead of its release, which may never come to be.
+    let formation = actual.dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation);
+    let newest = formation.map(|dyno| dyno.release_version).max().unwrap_or(0);
     if desired.release.is_some_and(|release| release.version < newest) {
         return plan;
     }

@@ -17,6 +17,10 @@ pub(super) fn plan(dyno: &DynoActual, now: Millis, plan: &mut Plan) {
         return;
     }
     match dyno.phase {
+        // It was told to stop, or its time was over, before it could be started.
+        Phase::Created if dyno.stopping_at.is_some() || dyno.expires_at.is_some_and(|at| now >= at) => {
+            plan.push(Action::End { dyno_id });
+        }
         // An attached one is started by the client that comes.
         Phase::Created if dyno.attached => {
             let until = dyno.created_at + ATTACH_TIMEOUT_MS;

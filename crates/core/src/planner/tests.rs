@@ -182,6 +182,23 @@ fn a_web_dyno_that_does_not_boot_is_killed_once() {
 }
 
 #[test]
+fn a_release_command_ahead_of_its_release_holds_nothing_up() {
+    let mut world = World::new(vec![wanted("web", 1)]);
+    world.calm();
+    let mut command = world.actual.dynos[0].clone();
+    command.id = DynoId(uuid::Uuid::from_u128(99));
+    command.kind = DynoKind::Release;
+    command.process_type = "release".to_owned();
+    command.release_version += 1;
+    world.actual.dynos.push(command);
+    world.scale("web", 3);
+    world.calm();
+    let web = world.actual.dynos.iter().filter(|dyno| dyno.process_type == WEB && dyno.phase == Phase::Up);
+    assert_eq!(web.count(), 3);
+    assert!(world.actual.dynos.iter().any(|dyno| dyno.kind == DynoKind::Release), "and is left alone");
+}
+
+#[test]
 fn an_attached_one_off_waits_thirty_seconds_for_its_client() {
     let mut world = World::new(vec![wanted("worker", 1)]);
     world.settle();

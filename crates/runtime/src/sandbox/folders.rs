@@ -145,7 +145,7 @@ impl Folders {
 
     /// Kills what is left of a dyno without dyno-init, and removes its groups and folders.
     pub fn remove(&self, node: &Node, hierarchies: &Hierarchies, dyno_id: DynoId) -> Result<()> {
-        let name = format!("{}/{dyno_id}", node.cgroup());
+        let name = node.dyno_cgroup(dyno_id);
         let group = hierarchies.group(&name);
         group.kill().map_err(RuntimeError::file("kill the processes of cgroup", &name))?;
         group.remove().map_err(RuntimeError::file("remove cgroup", &name))?;

@@ -246,6 +246,15 @@ impl Driver for SandboxDriver {
         Ok(())
     }
 
+    async fn memory_bytes(&self, dyno_id: DynoId) -> Option<u64> {
+        let read = move |shared: &Shared| {
+            let group = shared.hierarchies.group(shared.node.dyno_cgroup(dyno_id));
+            Ok(group.memory_bytes())
+        };
+        // Only at the end of this process is nobody there to read it.
+        Arc::clone(&self.shared).blocking(read).await.ok().flatten()
+    }
+
     async fn shutdown(&self) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.dynos().clear();
@@ -340,7 +349,7 @@ impl Shared {
             run_folder: self.folders.run(dyno_id),
             slug,
             volumes,
-            cgroup: format!("{}/{dyno_id}", self.node.cgroup()),
+            cgroup: self.node.dyno_cgroup(dyno_id),
             network: lease.slot.map(|(_, address)| NetworkPlan { address, gateway: self.node.gateway() }),
             spec,
         })

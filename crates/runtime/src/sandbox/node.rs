@@ -1,6 +1,7 @@
 //! What makes this node's names on the host its own: `node.json` in the data folder.
 
 use crate::{Result, RuntimeError};
+use ferroku_core::DynoId;
 use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::Write;
@@ -109,6 +110,11 @@ impl Node {
     /// The cgroup above those of all dynos.
     pub fn cgroup(&self) -> String {
         format!("ferroku-{}", self.short_id())
+    }
+
+    /// That of one dyno.
+    pub fn dyno_cgroup(&self, dyno_id: DynoId) -> String {
+        format!("{}/{dyno_id}", self.cgroup())
     }
 }
 

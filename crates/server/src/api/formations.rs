@@ -17,6 +17,7 @@ use ferroku_core::app::App;
 use ferroku_core::dyno_size;
 use ferroku_core::event::Actor;
 use ferroku_core::formation::{Formation as Stored, QuantityChange};
+use ferroku_core::release::RELEASE;
 use ferroku_store::{Connection, Store, events, formations};
 use http::StatusCode;
 use serde::Deserialize;
@@ -191,6 +192,11 @@ fn plan(before: &[Stored], changes: &[Change]) -> Result<Vec<Planned>, ApiError>
             current.size = size.name.to_owned();
         }
         let (quantity, size) = current.changed(change.quantity, change.size.as_deref()).map_err(refused)?;
+        if current.process_type == RELEASE && quantity > 0 {
+            let message =
+                "The release process type cannot be scaled: its command runs once for each release.";
+            return Err(ApiError::invalid_params(message));
+        }
         match earlier {
             Some(at) => planned[at] = (current.process_type, quantity, size),
             None => planned.push((current.process_type, quantity, size)),

@@ -384,7 +384,7 @@ async fn bad_requests_are_answered_in_herokus_shape() {
         ("PATCH", "/apps/example/config-vars", r#"{"A": "a\u0000b"}"#, 422, "NUL"),
         ("PATCH", "/apps/example/config-vars", &large, 422, "64 KB"),
         ("PATCH", "/apps/example/config-vars", "nonsense", 400, "not valid JSON"),
-        ("POST", "/apps/example/releases", "{}", 422, "missing field `release`"),
+        ("POST", "/apps/example/releases", "{}", 422, "Name either the release to go back to"),
         ("POST", "/apps/example/releases", r#"{"release": []}"#, 422, "Invalid value for release"),
         ("GET", "/apps/example/releases/x", "", 404, "Couldn't find that release."),
         ("GET", "/apps/example/pipeline-couplings", "", 404, "Couldn't find that"),

@@ -21,14 +21,14 @@ use ferroku_core::config_var::{ConfigPatch, ConfigVars};
 use ferroku_core::event::Actor;
 use ferroku_core::protocol::build::{BuildOutcome, BuildResult};
 use ferroku_core::protocol::push::Commit;
-use ferroku_core::release::{Release, ReleaseStatus};
+use ferroku_core::release::{Release, ReleaseStatus, deploy_description};
 use ferroku_core::slug::Slug;
 use ferroku_core::{BuildId, DynoId, ReleaseId, SlugId};
 use ferroku_runtime::Environment;
 use ferroku_store::builds::Outcome;
 use ferroku_store::events::{self, NewEvent};
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
-use ferroku_store::{StoreError, buildpack_installations, builds, formations, jobs, releases, slugs, write};
+use ferroku_store::{StoreError, buildpack_installations, builds, jobs, releases, slugs, write};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -60,6 +60,10 @@ pub async fn deploy(service: &Builds, session: &mut PushSession, object: &str) -
     let attempt = Attempt { service, app: &app, actor: &actor, commit: &commit, build_id, output: &output };
     let accepted = match attempt.run(session, &cancel).await {
         Ok(release) => {
+            if release.status == ReleaseStatus::Pending {
+                output.write(text::RELEASE_COMMAND_DECLARED).await;
+                session.follow(release.id);
+            }
             let web_url = (service.parts().web_url)(&app.name);
             output.write(text::released(release.version, &web_url)).await;
             true
@@ -133,6 +137,8 @@ impl Attempt<'_> {
     /// Writes the build down; gives the app's buildpacks.
     async fn begin(&self) -> Result<Vec<String>, BuildError> {
         let parts = self.service.parts();
+        // Building for minutes what cannot be released would be a waste.
+        releases::refuse_while_pending(&parts.store, self.app.id).await?;
         let installed = buildpack_installations::list(&parts.store, self.app.id).await?;
         let buildpacks: Vec<String> = installed.into_iter().map(|one| one.url).collect();
         let now = now_ms();
@@ -259,20 +265,17 @@ impl Attempt<'_> {
             if first_deploy { missing_vars(&built.result.config_vars, &present) } else { ConfigChange::Keep };
         let used: Vec<String> = built.result.buildpacks.iter().map(|one| one.url.clone()).collect();
         let outcome = Outcome::Succeeded { slug_id: slug.id, release_id, buildpacks: used.clone() };
-        let short: String = self.commit.id.chars().take(8).collect();
         write!(store, tx => {
             slugs::create(&mut tx, &slug).await?;
             let new = NewRelease {
                 id: release_id,
                 app_id: self.app.id,
                 actor: self.actor,
-                description: format!("Deploy {short}"),
-                status: ReleaseStatus::Succeeded,
+                description: deploy_description(&self.commit.id),
                 slug: SlugChange::Set(slug.id),
                 config: config.clone(),
             };
             let release = releases::create(&mut tx, store.key(), new, now).await?;
-            formations::apply_process_types(&mut tx, self.app.id, &slug.process_types, first_deploy, now).await?;
             builds::finish(&mut tx, self.build_id, &outcome, now).await?;
             if built.result.detected {
                 buildpack_installations::pin(&mut tx, self.app.id, &used).await?;

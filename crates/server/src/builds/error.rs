@@ -36,10 +36,21 @@ pub enum BuildError {
     Seal(#[source] SealError),
     #[error("the build dyno failed")]
     Runtime(#[from] RuntimeError),
+    #[error("{0}")]
+    Refused(String),
     #[error("the store failed")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     #[error("cannot {action}")]
     Io { action: &'static str, source: io::Error },
+}
+
+impl From<StoreError> for BuildError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(why) => Self::Refused(why),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl BuildError {
@@ -70,6 +81,7 @@ impl BuildError {
                 SealError::Io { source, .. } if is_disk_full(source) => Self::DiskFull.text(),
                 error => say(&format!("The slug cannot be taken over: {error}.")),
             },
+            Self::Refused(why) => say(why),
             Self::Settings(message) => say(&format!("The node's build settings are wrong: {message}.")),
             Self::NoResult(status) => {
                 say(&format!("The build ended early, with status {status}; the text above may say why."))

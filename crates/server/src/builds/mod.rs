@@ -31,13 +31,16 @@ pub mod text;
 pub mod workspace;
 
 use crate::git::GitService;
-use crate::git::push::{PushSession, serve_hooks};
+use crate::git::push::{Follower, Hook, PushSession, serve_hooks};
 use crate::node::Node;
+use crate::release_output::{OutputError, ReleaseOutput};
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
+use ferroku_core::release::ReleaseStatus;
 use ferroku_core::{AppId, BuildId, Millis};
+use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
-use ferroku_store::{Store, apps, builds};
+use ferroku_store::{Store, StoreError, apps, builds, releases};
 use output::Output;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -56,6 +59,7 @@ const MAX_CACHE_ENTRIES: u64 = 500_000;
 #[derive(Clone)]
 struct Parts {
     store: Store,
+    logplex: Logplex,
     driver: Arc<SandboxDriver>,
     /// The address of the app with this name.
     web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
@@ -126,6 +130,7 @@ impl Builds {
         };
         Parts {
             store: node.store.clone(),
+            logplex: node.logplex.clone(),
             driver: node.driver().clone(),
             web_url: Arc::new(move |name| config.web_url(name)),
             changed: Arc::new(changed),
@@ -157,7 +162,15 @@ impl Builds {
         let _ = inner.parts.set(parts);
         tokio::spawn(collect::run(self.clone()));
         let service = self.clone();
-        let handle = move |session| service.clone().answer(session);
+        let handle = move |hook| {
+            let service = service.clone();
+            async move {
+                match hook {
+                    Hook::Push(session) => service.answer(session).await,
+                    Hook::Follower(follower) => service.show_release_command(follower).await,
+                }
+            }
+        };
         tokio::spawn(serve_hooks(listener, inner.git.pushes.clone(), handle));
         Ok(())
     }
@@ -261,11 +274,52 @@ impl Builds {
                 }
             }
         } else {
-            let why = "Another push to this app is under way. Wait until it has ended, and push again.";
+            let pending = releases::refuse_while_pending(&self.parts().store, session.push.app.id).await;
+            let why = match &pending {
+                Err(StoreError::Refused(why)) => why,
+                _ => "Another push to this app is under way. Wait until it has ended, and push again.",
+            };
             session.text(text::refused(&app_name, why)).await;
             false
         };
         session.finish(Verdict { accept, head }).await;
+    }
+
+    /// Shows what a release's command prints to whoever pushed it.
+    async fn show_release_command(self, follower: Follower) {
+        follower.text(text::RUNNING_RELEASE_COMMAND).await;
+        tokio::select! {
+            shown = self.pass_on_output(&follower) => match shown {
+                Ok(status) => {
+                    // It may have expired since: succeeded all the same.
+                    let failed = matches!(status, ReleaseStatus::Failed | ReleaseStatus::Pending);
+                    follower.text(text::release_command_ended(!failed)).await;
+                }
+                Err(error) => {
+                    tracing::error!(
+                        release = %follower.release_id,
+                        error = &error as &dyn std::error::Error,
+                        "cannot show a release command's output"
+                    );
+                    follower.text(text::RELEASE_COMMAND_UNSEEN).await;
+                }
+            },
+            () = follower.gone.cancelled() => {}
+        }
+        follower.finish().await;
+    }
+
+    async fn pass_on_output(&self, follower: &Follower) -> Result<ReleaseStatus, OutputError> {
+        let parts = self.parts();
+        let release = releases::by_id(&parts.store, follower.release_id).await?;
+        let Some(release) = release else { return Ok(ReleaseStatus::Failed) };
+        let Some(mut output) = ReleaseOutput::open(&parts.store, &parts.logplex, release).await? else {
+            return Ok(ReleaseStatus::Succeeded);
+        };
+        while let Some(lines) = output.next().await? {
+            follower.text(lines).await;
+        }
+        Ok(output.status())
     }
 
     fn parts(&self) -> &Parts {

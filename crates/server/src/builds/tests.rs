@@ -40,8 +40,10 @@ async fn host() -> Host {
     let program = temporary.path().join("program/tests");
     std::fs::copy(&this, &program).expect("copied");
     let hook = temporary.path().join("program/hook");
-    let script =
-        format!("#!/bin/sh\nexec {} --exact git::tests::hook_entry --nocapture\n", program.display());
+    let script = format!(
+        "#!/bin/sh\n[ \"${{0##*/}}\" = pre-receive ] || exit 0\nexec {} --exact git::tests::hook_entry --nocapture\n",
+        program.display()
+    );
     std::fs::write(&hook, script).expect("written");
     std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).expect("ours");
 

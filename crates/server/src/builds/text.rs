@@ -69,6 +69,21 @@ pub fn released(version: i64, web_url: &str) -> String {
     format!("       Released v{version}\n       {web_url} deployed to Ferroku\n\nVerifying deploy... done.\n")
 }
 
+/// Said of a release that waits for its command.
+pub const RELEASE_COMMAND_DECLARED: &str =
+    " !     Release command declared: this new release will not be available until the command succeeds.\n";
+/// What comes before a release command's output.
+pub const RUNNING_RELEASE_COMMAND: &str = "Running release command...\n\n";
+
+/// Said when a release command's output cannot be read.
+pub const RELEASE_COMMAND_UNSEEN: &str =
+    " !     Its output cannot be shown now: see `heroku logs` and `heroku releases`.\n";
+
+/// What comes after a release command's output.
+pub fn release_command_ended(succeeded: bool) -> String {
+    format!("Waiting for release.... {}.\n", if succeeded { "done" } else { "failed" })
+}
+
 /// The end of a build that failed.
 pub fn rejected(app_name: &str, built_before: Option<&str>) -> String {
     let mut text = " !     Push failed\n".to_owned();

@@ -1,10 +1,11 @@
 //! Carries out the planner's actions. Each writes its row first, then acts; each may be repeated.
 
 use super::app_loop::{AppLoop, Live, Message, Snapshot};
+use super::memory::HARD_LIMIT_FACTOR;
 use super::{Result, environment, log_text, now_ms};
 use crate::crash_point;
 use ferroku_core::app::App;
-use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
+use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS};
 use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};
 use ferroku_core::{DynoId, Millis, dyno_size};
 use ferroku_runtime::{
@@ -16,9 +17,6 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// `$PORT` is drawn from these: five digits as on Heroku, and below the range from which the kernel takes
-/// ports for outgoing connections, so that none of those is in the way.
-const PORTS: RangeInclusive<u16> = 10_000..=32_000;
 /// Between two tries to remove a dyno that is being started.
 const REMOVE_PAUSE: Duration = Duration::from_millis(100);
 /// How often that is tried: starting takes well under a second.
@@ -87,7 +85,7 @@ impl AppLoop {
             restart_generation: new.restart_generation,
             size: &new.size,
             command: &new.command,
-            port: random_port(),
+            port: random_of(&PORTS),
             attached: false,
             options: None,
             expires_at: None,
@@ -259,7 +257,7 @@ async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<Dy
         command: Command::Shell(row.command.clone()),
         port: if web { row.port } else { None },
         limits: Limits {
-            memory_bytes: size.memory_bytes,
+            memory_bytes: size.memory_bytes * HARD_LIMIT_FACTOR,
             cpu_shares: size.cpu_shares,
             pids: size.pids,
             disk_bytes: size.disk_bytes,
@@ -287,15 +285,11 @@ fn terminal_size(options: &OneOffOptions) -> TerminalSize {
     }
 }
 
-/// A number for `$PORT`.
-pub(super) fn random_port() -> u16 {
-    PORTS.start() + random_below(PORTS.end() - PORTS.start() + 1)
-}
-
-/// A random number below `bound`.
-pub(super) fn random_below(bound: u16) -> u16 {
-    let number = getrandom::u32().expect("the kernel's random source answers once the system is up");
-    (number % u32::from(bound)) as u16
+/// One of `numbers`, by chance.
+pub(super) fn random_of(numbers: &RangeInclusive<u16>) -> u16 {
+    let random = getrandom::u32().expect("the kernel's random source answers once the system is up");
+    let count = u32::from(numbers.end() - numbers.start()) + 1;
+    numbers.start() + (random % count) as u16
 }
 
 async fn write_created(

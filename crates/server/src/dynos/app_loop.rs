@@ -223,7 +223,7 @@ impl AppLoop {
     }
 
     /// Events come once: one that cannot be recorded (database away, disk full) is tried again before the next.
-    async fn on_event_surely(&mut self, dyno_id: DynoId, event: DynoEvent) -> Result<()> {
+    pub async fn on_event_surely(&mut self, dyno_id: DynoId, event: DynoEvent) -> Result<()> {
         for _ in 0..EVENT_TRIES {
             match self.on_event(dyno_id, event.clone()).await {
                 Ok(()) => return Ok(()),
@@ -243,13 +243,12 @@ impl AppLoop {
     async fn adopt(&mut self, handles: Vec<DynoHandle>) -> Result<()> {
         for handle in handles {
             let dyno_id = handle.dyno_id;
-            let row = dynos::find(&self.shared.parts.store, dyno_id).await?;
-            let Some(row) = row.filter(|row| row.ended_at.is_none()) else {
+            let Some(row) = self.living_surely(dyno_id).await else {
                 self.shared.remove_later(dyno_id);
                 continue;
             };
             if row.state == DynoState::Created {
-                self.record_start(&row, handle.address).await?;
+                self.record_start_surely(&row, handle.address).await;
             }
             let control = handle.control.clone();
             if row.stopping_at.is_some() {
@@ -262,10 +261,17 @@ impl AppLoop {
             }
             self.pump(&row, handle, None);
         }
-        for row in dynos::list(&self.shared.parts.store, self.app_id).await? {
+        let rows = loop {
+            match dynos::list(&self.shared.parts.store, self.app_id).await {
+                Ok(rows) => break rows,
+                Err(error) => self.complain(&error.into(), "cannot read the app's dynos; trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        for row in rows {
             let started = matches!(row.state, DynoState::Starting | DynoState::Up);
             if started && row.ended_at.is_none() && !self.live.contains_key(&row.id) {
-                self.record_loss(&row).await?;
+                self.on_event_surely(row.id, DynoEvent::Lost).await?;
             }
         }
         Ok(())

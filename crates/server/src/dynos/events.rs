@@ -1,7 +1,7 @@
 //! What dynos report, put into their rows and logs.
 
 use super::app_loop::{AppLoop, Live, Message, RETRY};
-use super::{Result, log_text, now_ms};
+use super::{Result, log_text, memory, now_ms};
 use crate::crash_point;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::planner::{self, BOOT_TIMEOUT_MS, Crash, WEB};
@@ -28,25 +28,24 @@ enum End {
 impl AppLoop {
     /// The driver has answered a start.
     pub async fn on_spawned(&mut self, dyno_id: DynoId, result: Result<DynoHandle, String>) -> Result<()> {
-        let Some(row) = self.living(dyno_id).await? else {
+        let handle = match result {
+            Ok(handle) => handle,
+            Err(message) => return self.on_event_surely(dyno_id, DynoEvent::StartFailed { message }).await,
+        };
+        let Some(row) = self.living_surely(dyno_id).await else {
             self.live.remove(&dyno_id);
             self.shared.remove_later(dyno_id);
             return Ok(());
         };
-        let handle = match result {
-            Ok(handle) => handle,
-            Err(reason) => return self.record_end(&row, End::NotStarted { reason }).await,
-        };
-        while let Err(error) = self.record_start(&row, handle.address).await {
-            self.complain(&error, "cannot record that a dyno was started; trying again");
-            tokio::time::sleep(RETRY).await;
-        }
+        self.record_start_surely(&row, handle.address).await;
         let live = self.live.entry(dyno_id).or_default();
         live.spawning = false;
         let control = handle.control.clone();
         live.control = Some(control.clone());
         let client = live.client.take();
-        if live.stop_when_spawned {
+        if live.killed {
+            let _ = control.kill().await;
+        } else if live.stop_when_spawned {
             let _ = control.stop(planner::STOP_GRACE_MS).await;
         }
         let output = client.map(|client| self.connect(dyno_id, control, client));
@@ -138,8 +137,27 @@ impl AppLoop {
         Ok(row.filter(|row| row.ended_at.is_none() && row.app_id == self.app_id))
     }
 
+    /// As [`Self::living`], however long the database is away: what is asked for happens once.
+    pub async fn living_surely(&self, dyno_id: DynoId) -> Option<Dyno> {
+        loop {
+            match self.living(dyno_id).await {
+                Ok(row) => return row,
+                Err(error) => self.complain(&error, "cannot read a dyno's row; trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// As [`Self::record_start`], however long the database is away.
+    pub async fn record_start_surely(&self, row: &Dyno, address: Option<SocketAddr>) {
+        while let Err(error) = self.record_start(row, address).await {
+            self.complain(&error, "cannot record that a dyno was started; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
     /// Its dyno-init runs.
-    pub async fn record_start(&self, row: &Dyno, address: Option<SocketAddr>) -> Result<()> {
+    async fn record_start(&self, row: &Dyno, address: Option<SocketAddr>) -> Result<()> {
         let address = address.map(|address| address.to_string());
         let store = &self.shared.parts.store;
         write_state(store, row.id, DynoState::Starting, address.as_deref(), now_ms()).await?;
@@ -159,11 +177,6 @@ impl AppLoop {
         crash_point::hit("dyno.up");
         self.log(row, log_text::state_changed(row.state, DynoState::Up));
         Ok(())
-    }
-
-    /// A row whose process is nowhere to be found.
-    pub async fn record_loss(&mut self, row: &Dyno) -> Result<()> {
-        self.record_end(row, End::Lost).await
     }
 
     /// Ends the row, says so in the log, and removes what is left of the dyno.
@@ -189,6 +202,10 @@ impl AppLoop {
         write_end(&store, self.app_id, row.id, state, status, crash.as_ref(), now).await?;
         crash_point::hit("dyno.ended");
         self.log_end(row, &end, state);
+        if row.kind == DynoKind::Release {
+            // What became of its release is told in the app's log, too.
+            self.shared.parts.events.poke();
+        }
         if crash.is_some() {
             self.log_who_keeps_serving(row).await?;
         }
@@ -206,6 +223,11 @@ impl AppLoop {
         match end {
             End::Exited { status, oom_killed } => {
                 if *oom_killed {
+                    if let Some(quota) = memory::quota(row) {
+                        // The kernel kills at the limit: that much it had.
+                        let limit = quota * memory::HARD_LIMIT_FACTOR;
+                        self.log(row, log_text::running_memory(limit, quota));
+                    }
                     self.log(row, log_text::MEMORY_VASTLY_EXCEEDED);
                     self.log(row, log_text::STOPPING_KILL);
                 }

@@ -15,6 +15,7 @@ pub const STOPPING_KILL: &str = "Stopping process with SIGKILL";
 pub const EXIT_TIMEOUT: &str =
     "Error R12 (Exit timeout) -> At least one process failed to exit within 30 seconds of SIGTERM";
 pub const ATTACH_ERROR: &str = "Error R13 (Attach error) -> Failed to attach to process";
+pub const MEMORY_EXCEEDED: &str = "Error R14 (Memory quota exceeded)";
 pub const MEMORY_VASTLY_EXCEEDED: &str = "Error R15 (Memory quota vastly exceeded)";
 pub const DETACHED: &str = "Error R16 (Detached) -> An attached process is not responding to SIGHUP after its \
      external connection was closed.";
@@ -28,6 +29,14 @@ pub fn starting(command: &str) -> String {
 /// `State changed from starting to up`
 pub fn state_changed(from: DynoState, to: DynoState) -> String {
     format!("State changed from {} to {}", state(from), state(to))
+}
+
+/// `Process running mem=590M(115.2%)`
+pub fn running_memory(used_bytes: u64, quota_bytes: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    // Per mille, rounded; a quota is some hundred megabytes at least.
+    let share = (used_bytes * 1000 + quota_bytes / 2) / quota_bytes.max(1);
+    format!("Process running mem={}M({}.{}%)", used_bytes / MIB, share / 10, share % 10)
 }
 
 /// `Process exited with status 143`
@@ -83,5 +92,17 @@ fn state(state: DynoState) -> &'static str {
         DynoState::Crashed => "crashed",
         DynoState::Idle | DynoState::Down => "down",
         DynoState::Complete => "complete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_in_megabytes_and_as_a_share_of_the_quota() {
+        const MIB: u64 = 1024 * 1024;
+        assert_eq!(running_memory(590 * MIB, 512 * MIB), "Process running mem=590M(115.2%)");
+        assert_eq!(running_memory(1029 * MIB, 512 * MIB), "Process running mem=1029M(201.0%)");
     }
 }

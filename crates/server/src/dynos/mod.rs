@@ -20,6 +20,7 @@ mod certificates;
 mod environment;
 mod events;
 mod log_text;
+mod memory;
 mod one_off;
 mod pump;
 mod router_feed;
@@ -28,6 +29,7 @@ mod routes;
 pub use one_off::{RunError, RunRequest};
 
 use crate::crash_point;
+use crate::events::EventFeed;
 use crate::rendezvous::AttachedStreams;
 use crate::router_link::RouterLink;
 use app_loop::{AppLoop, Message};
@@ -63,6 +65,8 @@ pub struct Parts {
     pub router: RouterLink,
     /// Apps are served at `NAME.DOMAIN`.
     pub domain: String,
+    /// Told when a release command has ended.
+    pub events: Arc<EventFeed>,
 }
 
 /// Why the manager could not do something.
@@ -138,6 +142,7 @@ impl DynoManager {
             shared.open(app_id, handles.remove(&app_id).unwrap_or_default());
         }
         tokio::spawn(sweep(shared.clone()));
+        tokio::spawn(memory::watch(shared.clone()));
         Ok(())
     }
 

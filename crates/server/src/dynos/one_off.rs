@@ -3,10 +3,10 @@
 //! A request becomes a row and an event in one transaction; the app's loop starts a detached one, an attached
 //! one is started by its client ([`super::attach`]).
 
-use super::actions::{random_below, random_port};
+use super::actions::random_of;
 use super::{DynoManager, DynosError, environment, log_text, now_ms};
 use ferroku_core::app::App;
-use ferroku_core::dyno::{Dyno, DynoKind};
+use ferroku_core::dyno::{Dyno, DynoKind, ONE_OFF_NUMBERS, PORTS};
 use ferroku_core::dyno_size::{self, DEFAULT_DYNO_SIZE, DynoSize};
 use ferroku_core::event::Actor;
 use ferroku_core::formation::Formation;
@@ -20,9 +20,6 @@ use uuid::Uuid;
 
 /// Most one-offs of an app at a time. Heroku's limit for basic and standard dynos.
 const MAX_ONE_OFFS: usize = 50;
-/// Numbers of one-offs, as Heroku draws them.
-const FIRST_NUMBER: u16 = 1000;
-const NUMBERS: u16 = 9000;
 /// The process type of a one-off that names none.
 const RUN: &str = "run";
 
@@ -80,7 +77,7 @@ impl DynoManager {
         let size = size(&request, &formation)?;
         let process_type = request.process_type.as_deref().unwrap_or(RUN);
         let ordinal = loop {
-            let ordinal = u32::from(FIRST_NUMBER + random_below(NUMBERS));
+            let ordinal = u32::from(random_of(&ONE_OFF_NUMBERS));
             if !one_offs().any(|dyno| dyno.process_type == process_type && dyno.ordinal == ordinal) {
                 break ordinal;
             }
@@ -99,7 +96,7 @@ impl DynoManager {
             restart_generation: app.restart_generation,
             size: size.name,
             command: &command,
-            port: random_port(),
+            port: random_of(&PORTS),
             attached: request.attach,
             options: Some(&options),
             expires_at: request.time_to_live_s.map(|seconds| now + Millis::from(seconds) * 1000),

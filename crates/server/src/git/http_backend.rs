@@ -31,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 const MAX_BODY_BYTES: u64 = MAX_PACK_BYTES + 16 * 1024 * 1024;
 /// Largest head of the program's answer, in bytes; it is a few hundred.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// Time for a whole request: the 15 minutes of a build, and five to send the largest pack.
+/// Time for a whole request that sends: the largest pack, to a slow client.
 const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// Time for a whole push: five minutes to send the largest pack, the 15 of a build, and the hour of a release command.
+const PUSH_TIME_LIMIT: Duration = Duration::from_secs(80 * 60);
 /// How long a program that has closed its output may take to end.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
 /// Standard error that is kept for the log, in bytes.
@@ -90,7 +92,8 @@ pub async fn serve<H: Send + 'static>(
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
     let (ended_sender, ended) = oneshot::channel();
-    tokio::spawn(supervise(child, request.body, stdin, stop, held, ended_sender));
+    let limit = if request.endpoint == "git-receive-pack" { PUSH_TIME_LIMIT } else { TIME_LIMIT };
+    tokio::spawn(supervise(child, limit, request.body, stdin, stop, held, ended_sender));
 
     let (head, rest) = match read_head(&mut stdout).await? {
         Some(parts) => parts,
@@ -142,6 +145,7 @@ fn set_environment(
 /// to its standard error.
 async fn supervise<H>(
     mut child: Child,
+    limit: Duration,
     body: Body,
     stdin: ChildStdin,
     stop: CancellationToken,
@@ -163,7 +167,7 @@ async fn supervise<H>(
         _ = child.wait() => None,
         () = stop.cancelled() => Some("the client went away"),
         () = feeding_failed(feeder) => Some("the request's body ended early or is over the limit"),
-        () = tokio::time::sleep(TIME_LIMIT) => Some("the time limit of 20 minutes was reached"),
+        () = tokio::time::sleep(limit) => Some("its time limit was reached"),
     };
     // Also after an orderly end: nothing that the program started may outlive it.
     if let Some(group) = group {

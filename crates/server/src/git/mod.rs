@@ -9,6 +9,7 @@
 //! Source: gitprotocol-http(5); git-http-backend(1); githooks(5).
 
 pub mod http_backend;
+pub mod post_receive;
 pub mod pre_receive;
 pub mod push;
 pub mod repository;

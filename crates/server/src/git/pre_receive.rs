@@ -27,7 +27,7 @@ const MAX_SUBMODULES: usize = 20;
 const MAX_SUBJECT_CHARACTERS: usize = 200;
 
 #[derive(Debug, Error)]
-enum HookError {
+pub(super) enum HookError {
     #[error("this repository accepts pushes only through its node")]
     NotOurs,
     #[error("the node's build service cannot be reached; try again in a moment")]
@@ -63,9 +63,7 @@ pub fn decide() -> bool {
 }
 
 fn run() -> Result<bool, HookError> {
-    let token = std::env::var(TOKEN_VARIABLE).map_err(|_| HookError::NotOurs)?;
-    let socket_path = std::env::var(SOCKET_VARIABLE).map_err(|_| HookError::NotOurs)?;
-    let socket = UnixStream::connect(&socket_path).map_err(HookError::Connect)?;
+    let (socket, token) = connect()?;
     let updates = read_updates(std::io::stdin().lock())?;
     let commit = updates
         .iter()
@@ -75,8 +73,15 @@ fn run() -> Result<bool, HookError> {
     converse(&socket)
 }
 
+/// Control's socket, and the push's token.
+pub(super) fn connect() -> Result<(UnixStream, String), HookError> {
+    let token = std::env::var(TOKEN_VARIABLE).map_err(|_| HookError::NotOurs)?;
+    let socket_path = std::env::var(SOCKET_VARIABLE).map_err(|_| HookError::NotOurs)?;
+    Ok((UnixStream::connect(&socket_path).map_err(HookError::Connect)?, token))
+}
+
 /// Relays text and sends the archive until the verdict comes.
-fn converse(socket: &UnixStream) -> Result<bool, HookError> {
+pub(super) fn converse(socket: &UnixStream) -> Result<bool, HookError> {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0u8; 64 * 1024];
     loop {
@@ -121,7 +126,11 @@ fn next(decoder: &mut Decoder) -> Result<Option<Frame>, HookError> {
     decoder.next_frame().map_err(|_: FrameError| HookError::Protocol)
 }
 
-fn send_json<T: serde::Serialize>(socket: &UnixStream, kind: u8, value: &T) -> Result<(), HookError> {
+pub(super) fn send_json<T: serde::Serialize>(
+    socket: &UnixStream,
+    kind: u8,
+    value: &T,
+) -> Result<(), HookError> {
     let payload = serde_json::to_vec(value).expect("no map keys but strings");
     send(socket, kind, &payload).map_err(|_| HookError::Lost)
 }

@@ -2,19 +2,20 @@
 //!
 //! A push is registered when its request begins, under a one-time token that only its hook gets. The hook connects,
 //! shows the token, and becomes a [`PushSession`]: the handler (a build) writes text, asks for the archive, and gives
-//! the verdict.
+//! the verdict. When that says so ([`PushSession::follow`]), the post-receive hook, which git starts once the references
+//! have moved, comes back with the token as a [`Follower`] of the release, and is shown what its command prints.
 //!
 //! Invariants:
 //! - One push at a time per app holds the app's slot, from its hook's first word until its request has ended, so
 //!   until its references have moved. A second one is refused at once; never are both half done.
-//! - A token is good for one connection and dies with its request.
+//! - A token is good for one connection, and for one more as a follower, and dies with its request.
 
 use bytes::Bytes;
-use ferroku_core::AppId;
 use ferroku_core::app::App;
 use ferroku_core::event::Actor;
 use ferroku_core::protocol::frame::{Decoder, Frame, encode_into};
 use ferroku_core::protocol::push::{ArchiveEnd, Hello, SendArchive, Verdict, frame_type};
+use ferroku_core::{AppId, ReleaseId};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,8 +69,17 @@ struct Inner {
     waiting: HashMap<String, Push>,
     /// The token that holds each app's slot.
     busy: HashMap<AppId, String>,
+    /// Which release a push's second hook may follow.
+    follows: HashMap<String, ReleaseId>,
     /// Apps that are being destroyed take no push.
     closed: HashSet<AppId>,
+}
+
+/// What a token is good for.
+enum Redeemed {
+    /// A push, and whether the app's slot was free and is now this push's.
+    Push(Push, bool),
+    Follower(ReleaseId),
 }
 
 /// A push's registration; dropping it forgets the token and frees the app's slot.
@@ -91,15 +101,16 @@ impl Pushes {
         PushGuard { pushes: self.clone(), app_id, token }
     }
 
-    /// Redeems a token. The second value says whether the app's slot was free and is now this push's.
-    fn redeem(&self, token: &str) -> Option<(Push, bool)> {
+    fn redeem(&self, token: &str) -> Option<Redeemed> {
         let mut inner = self.lock();
-        let push = inner.waiting.remove(token)?;
+        let Some(push) = inner.waiting.remove(token) else {
+            return inner.follows.remove(token).map(Redeemed::Follower);
+        };
         let free = !inner.busy.contains_key(&push.app.id) && !inner.closed.contains(&push.app.id);
         if free {
             inner.busy.insert(push.app.id, token.to_owned());
         }
-        Some((push, free))
+        Some(Redeemed::Push(push, free))
     }
 
     /// Refuses every later push to the app.
@@ -124,6 +135,7 @@ impl Drop for PushGuard {
     fn drop(&mut self) {
         let mut inner = self.pushes.lock();
         inner.waiting.remove(&self.token);
+        inner.follows.remove(&self.token);
         if inner.busy.get(&self.app_id) == Some(&self.token) {
             inner.busy.remove(&self.app_id);
         }
@@ -138,14 +150,42 @@ pub struct PushSession {
     pub has_slot: bool,
     /// Cancelled when the hook is gone: the client went away, or git was stopped.
     pub gone: CancellationToken,
+    pushes: Pushes,
+    token: String,
     outgoing: mpsc::Sender<Frame>,
     archive: mpsc::Receiver<Result<Bytes, ArchiveEnd>>,
+}
+
+/// The conversation with the hook that runs once the references have moved.
+pub struct Follower {
+    pub release_id: ReleaseId,
+    /// Cancelled when the hook is gone.
+    pub gone: CancellationToken,
+    outgoing: mpsc::Sender<Frame>,
+}
+
+/// Who has come.
+pub enum Hook {
+    Push(PushSession),
+    Follower(Follower),
+}
+
+impl Follower {
+    /// Shows text to whoever pushes. Nothing happens when they are gone.
+    pub async fn text(&self, text: impl Into<Vec<u8>>) {
+        send(&self.outgoing, frame_type::TEXT, text.into()).await;
+    }
+
+    /// Ends the conversation.
+    pub async fn finish(self) {
+        send(&self.outgoing, frame_type::VERDICT, verdict(&Verdict { accept: true, head: None })).await;
+    }
 }
 
 impl PushSession {
     /// Shows text to whoever pushes. Nothing happens when they are gone.
     pub async fn text(&self, text: impl Into<Vec<u8>>) {
-        self.send(frame_type::TEXT, text.into()).await;
+        send(&self.outgoing, frame_type::TEXT, text.into()).await;
     }
 
     /// A handle that writes text and can be moved elsewhere.
@@ -160,7 +200,7 @@ impl PushSession {
     pub async fn archive(&mut self, commit: &str, path: &Path) -> Result<u64, ArchiveError> {
         let request =
             serde_json::to_vec(&SendArchive { commit: commit.to_owned() }).expect("no map keys but strings");
-        self.send(frame_type::SEND_ARCHIVE, request).await;
+        send(&self.outgoing, frame_type::SEND_ARCHIVE, request).await;
         let mut file = tokio::io::BufWriter::with_capacity(256 * 1024, tokio::fs::File::create(path).await?);
         let mut total_bytes: u64 = 0;
         loop {
@@ -181,16 +221,28 @@ impl PushSession {
         Ok(total_bytes)
     }
 
-    /// Gives the verdict, which ends the conversation.
-    pub async fn finish(self, verdict: Verdict) {
-        let payload = serde_json::to_vec(&verdict).expect("no map keys but strings");
-        self.send(frame_type::VERDICT, payload).await;
+    /// Once the push is accepted, whoever pushes is shown what the release's command prints.
+    pub fn follow(&self, release_id: ReleaseId) {
+        let mut inner = self.pushes.lock();
+        // Without the slot its request has ended, and nobody is left to show anything to.
+        if inner.busy.get(&self.push.app.id) == Some(&self.token) {
+            inner.follows.insert(self.token.clone(), release_id);
+        }
     }
 
-    async fn send(&self, frame_type: u8, payload: Vec<u8>) {
-        // The hook is gone; `gone` says so to whoever needs to know.
-        let _ = self.outgoing.send(Frame { frame_type, payload }).await;
+    /// Gives the verdict, which ends the conversation.
+    pub async fn finish(self, given: Verdict) {
+        send(&self.outgoing, frame_type::VERDICT, verdict(&given)).await;
     }
+}
+
+fn verdict(verdict: &Verdict) -> Vec<u8> {
+    serde_json::to_vec(verdict).expect("no map keys but strings")
+}
+
+async fn send(outgoing: &mpsc::Sender<Frame>, frame_type: u8, payload: Vec<u8>) {
+    // The hook is gone; `gone` says so to whoever needs to know.
+    let _ = outgoing.send(Frame { frame_type, payload }).await;
 }
 
 /// Writes text to the person who pushes.
@@ -202,15 +254,15 @@ pub struct TextWriter {
 impl TextWriter {
     /// Shows text; nothing happens when nobody is there.
     pub async fn text(&self, text: Vec<u8>) {
-        let _ = self.outgoing.send(Frame { frame_type: frame_type::TEXT, payload: text }).await;
+        send(&self.outgoing, frame_type::TEXT, text).await;
     }
 }
 
-/// Serves hooks until the task is dropped: `handle` gets each session and gives it its verdict. A session that is
-/// dropped without one is a refusal.
+/// Serves hooks until the task is dropped: `handle` gets each and ends its conversation. A push that is dropped without a
+/// verdict is refused.
 pub async fn serve_hooks<F, Fut>(listener: UnixListener, pushes: Pushes, handle: F)
 where
-    F: Fn(PushSession) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Hook) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     loop {
@@ -218,8 +270,8 @@ where
             Ok((stream, _)) => {
                 let (pushes, handle) = (pushes.clone(), handle.clone());
                 tokio::spawn(async move {
-                    if let Some(session) = open(stream, &pushes).await {
-                        handle(session).await;
+                    if let Some(hook) = open(stream, &pushes).await {
+                        handle(hook).await;
                     }
                 });
             }
@@ -231,8 +283,8 @@ where
     }
 }
 
-/// Hears the hook's hello and makes the session.
-async fn open(stream: UnixStream, pushes: &Pushes) -> Option<PushSession> {
+/// Hears the hook's hello.
+async fn open(stream: UnixStream, pushes: &Pushes) -> Option<Hook> {
     let (reader, writer) = stream.into_split();
     let mut reader = FrameReader { reader, decoder: Decoder::default(), buffer: vec![0u8; READ_BYTES] };
     let hello = tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await.ok()??;
@@ -240,13 +292,20 @@ async fn open(stream: UnixStream, pushes: &Pushes) -> Option<PushSession> {
         return None;
     }
     let mut hello: Hello = serde_json::from_slice(&hello.payload).ok()?;
-    let (push, has_slot) = pushes.redeem(&std::mem::take(&mut hello.token))?;
+    let token = std::mem::take(&mut hello.token);
+    let redeemed = pushes.redeem(&token)?;
     let (outgoing, outgoing_frames) = mpsc::channel(OUTGOING_FRAMES);
     let (archive_sender, archive) = mpsc::channel(ARCHIVE_PIECES);
     let gone = CancellationToken::new();
     tokio::spawn(write_frames(writer, outgoing_frames));
     tokio::spawn(read_archive(reader, archive_sender, gone.clone()));
-    Some(PushSession { push, hello, has_slot, gone, outgoing, archive })
+    Some(match redeemed {
+        Redeemed::Push(push, has_slot) => {
+            let pushes = pushes.clone();
+            Hook::Push(PushSession { push, hello, has_slot, gone, pushes, token, outgoing, archive })
+        }
+        Redeemed::Follower(release_id) => Hook::Follower(Follower { release_id, gone, outgoing }),
+    })
 }
 
 struct FrameReader {

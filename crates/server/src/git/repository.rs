@@ -106,7 +106,7 @@ impl Repositories {
         Self { data: data.to_owned() }
     }
 
-    /// Writes git's settings and puts `hook_executable` in place as the hook. Run at every start, before any push.
+    /// Writes git's settings and puts `hook_executable` in place as both hooks. Run at every start, before any push.
     ///
     /// # Errors
     /// The data folder cannot be written.
@@ -122,7 +122,9 @@ impl Repositories {
         set_mode(&hooks, 0o755)?;
         let config = GIT_CONFIG.replace("HOOKS", &hooks.display().to_string());
         replace_file(&self.config_path(), config.as_bytes(), 0o644)?;
-        install_hook(hook_executable, &hooks.join("pre-receive"))?;
+        for name in ["pre-receive", "post-receive"] {
+            install_hook(hook_executable, &hooks.join(name))?;
+        }
         self.remove_half_made()
     }
 

@@ -1,6 +1,6 @@
 //! The real git client against the real `git http-backend`, with this test binary as the hook.
 
-use super::push::{PushSession, serve_hooks};
+use super::push::{Hook, PushSession, serve_hooks};
 use super::*;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::{AccountId, AppId};
@@ -74,7 +74,10 @@ async fn host(build: Build) -> Host {
     let program = folder.join("program/tests");
     std::fs::copy(std::env::current_exe().expect("linux"), &program).expect("copied");
     let script = folder.join("program/hook");
-    let text = format!("#!/bin/sh\nexec {} --exact git::tests::hook_entry --nocapture\n", program.display());
+    let text = format!(
+        "#!/bin/sh\n[ \"${{0##*/}}\" = pre-receive ] || exit 0\nexec {} --exact git::tests::hook_entry --nocapture\n",
+        program.display()
+    );
     std::fs::write(&script, text).expect("written");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("ours");
 
@@ -85,8 +88,10 @@ async fn host(build: Build) -> Host {
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
     let (note, notes) = mpsc::unbounded_channel();
     let archives = data.clone();
-    let handler =
-        move |session: PushSession| decide(session, build, archives.join("source.tar"), note.clone());
+    let handler = move |hook| {
+        let Hook::Push(session) = hook else { unreachable!("nothing is followed") };
+        decide(session, build, archives.join("source.tar"), note.clone())
+    };
     tokio::spawn(serve_hooks(listener, service.pushes.clone(), handler));
 
     let router = {

@@ -258,3 +258,41 @@ async fn a_release_that_crashes_at_boot_leaves_the_one_before_serving() -> Resul
     assert_eq!(get(bench.targets()[0]).await?, format!("release v{fixed}"));
     control.end().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dyno_over_its_quota_is_told_and_one_far_over_it_is_killed() -> Result<()> {
+    let bench = Bench::new().await?;
+    let control = bench.control().await?;
+    let release = bench.deploy(&control, &[("clock", "sleep 1000", 1)], &[]).await?;
+    bench.wait_up(&["clock.1"], release).await?;
+    let fat = |megabytes: u32| RunRequest {
+        size: Some("basic".into()),
+        ..request(
+            &format!("exec python3 -c 'import time; x = b\"x\" * ({megabytes} << 20); time.sleep(600)'"),
+            false,
+        )
+    };
+    let over = control.manager.run_one_off(&bench.app, fat(600), &bench.actor).await?.name();
+    let log = control.wait_log(&bench, &format!("heroku[{over}]: Error R14 (Memory quota exceeded)")).await?;
+    let told = log.iter().find(|line| line.contains("Process running mem=")).expect("how much");
+    let megabytes = told.split("mem=").nth(1).and_then(|rest| rest.split('M').next()).expect("a number");
+    assert!((600..700).contains(&megabytes.parse::<u32>()?), "{told}");
+    let living = dynos::list(&bench.store, bench.app.id).await?;
+    assert!(living.iter().any(|dyno| dyno.name() == over && dyno.state == DynoState::Up), "it goes on");
+
+    let far_over = control.manager.run_one_off(&bench.app, fat(1100), &bench.actor).await?.name();
+    let log =
+        control.wait_log(&bench, &format!("heroku[{far_over}]: State changed from up to complete")).await?;
+    let prefix = format!("heroku[{far_over}]: ");
+    let lines: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix(&prefix)).collect();
+    let end = [
+        "Process running mem=1024M(200.0%)",
+        "Error R15 (Memory quota vastly exceeded)",
+        "Stopping process with SIGKILL",
+        "Process exited with status 137",
+        "State changed from up to complete",
+    ];
+    assert!(lines.ends_with(&end), "{lines:?}");
+    assert!(!log.iter().any(|line| line.contains("clock.1]: Error R1")), "the others are left alone");
+    control.end().await
+}

@@ -10,7 +10,6 @@ use ferroku_core::protocol::router::{
     Drained, FromRouter, Hello, PROTOCOL_VERSION, Role as Peer, RouteTable, TableApplied, TargetState,
     ToRouter,
 };
-use ferroku_core::release::ReleaseStatus;
 use ferroku_core::slug::{ProcessTypes, Slug};
 use ferroku_core::{AccountId, AppId, ReleaseId, SlugId, uids};
 use ferroku_logplex::{Filter, Logplex};
@@ -131,6 +130,7 @@ impl Bench {
                 driver: driver.clone(),
                 router: RouterLink::connect(data.join("run/router.sock")),
                 domain: "localhost".into(),
+                events: Arc::default(),
             });
             manager.start().await?;
             anyhow::Ok((manager, logplex, driver))
@@ -177,12 +177,10 @@ impl Bench {
                     app_id: self.app.id,
                     actor: &self.actor,
                     description: "Deploy 01234567".into(),
-                    status: ReleaseStatus::Succeeded,
                     slug: SlugChange::Set(slug.id),
                     config: ConfigChange::Keep,
                 };
                 let release = releases::create(&mut tx, self.store.key(), new, now()).await?;
-                formations::apply_process_types(&mut tx, self.app.id, &process_types, false, now()).await?;
                 for (name, _, quantity) in types {
                     formations::update(&mut tx, self.app.id, name, *quantity, "basic", now()).await?;
                 }
