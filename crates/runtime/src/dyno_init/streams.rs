@@ -114,6 +114,11 @@ impl Streams {
         }
     }
 
+    /// Whether something that was read still waits for room on its way to control.
+    pub fn has_waiting_output(&self) -> bool {
+        matches!(self, Self::Attached(attached) if !attached.waiting_output.is_empty())
+    }
+
     /// Moves what can be moved now; `all`: until nothing is left, since the dyno has ended. Returns how many
     /// bytes of input the dyno took.
     pub fn work(&mut self, ring: &mut Ring, all: bool) -> usize {

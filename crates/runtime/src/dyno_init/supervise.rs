@@ -166,7 +166,9 @@ impl Supervisor {
             waits.push((channel.as_fd(), libc::POLLIN));
         }
         if let Some(outlet) = &self.outlet {
-            let more = outlet.has_output() || outlet.greeted && self.may_tell() && !self.ring.is_read();
+            // What found no room before the last flush must not wait for something else to happen.
+            let unsent = !self.ring.is_read() || self.streams.has_waiting_output();
+            let more = outlet.has_output() || outlet.greeted && self.may_tell() && unsent;
             waits.push((outlet.as_fd(), if more { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN }));
         }
         let mut list: Vec<libc::pollfd> = waits
