@@ -366,3 +366,27 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     assert_eq!(FIRST_APP_UID % 65_536, 0);
     node.close().await;
 }
+
+/// On a thread of its own: what locks up a runtime must fail this test, not stop it.
+#[test]
+fn a_dyno_that_is_being_started_is_not_removed_and_nothing_locks_up() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let node = TestNode::open().await;
+            let spec = spec("sleep 1000");
+            let dyno_id = spec.dyno_id;
+            let driver = node.driver();
+            // The start is polled first, and so begun, when the removal comes.
+            let (started, removed) =
+                tokio::join!(driver.start(spec, environment(&[])), driver.remove(dyno_id));
+            started.expect("starts all the same");
+            assert!(removed.expect_err("refused").to_string().contains("being started"));
+            driver.remove(dyno_id).await.expect("now it can be");
+            node.close().await;
+        });
+        let _ = done.send(());
+    });
+    ended.recv_timeout(PATIENCE).expect("it ends, and without a panic");
+}

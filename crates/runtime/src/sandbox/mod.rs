@@ -220,13 +220,15 @@ impl Driver for SandboxDriver {
     }
 
     async fn remove(&self, dyno_id: DynoId) -> Result<()> {
-        let running = match self.dynos().remove(&dyno_id) {
-            Some(Slot::Running(running)) => Some(running),
-            Some(Slot::Starting) => {
-                self.dynos().insert(dyno_id, Slot::Starting);
+        let running = {
+            let mut dynos = self.dynos();
+            if let Some(Slot::Starting) = dynos.get(&dyno_id) {
                 return Err(RuntimeError::Spec { dyno_id, message: "it is being started".into() });
             }
-            None => None,
+            match dynos.remove(&dyno_id) {
+                Some(Slot::Running(running)) => Some(running),
+                Some(Slot::Starting) | None => None,
+            }
         };
         let mut pid = 0;
         if let Some(running) = &running {
