@@ -10,6 +10,13 @@ pub const PORTS: RangeInclusive<u16> = 10_000..=32_000;
 /// Numbers of one-off dynos, as Heroku draws them: `run.1234`.
 pub const ONE_OFF_NUMBERS: RangeInclusive<u16> = 1_000..=9_999;
 
+/// One of `numbers`, as `random` falls.
+pub fn pick(numbers: &RangeInclusive<u16>, random: u32) -> u16 {
+    let count = u32::from(numbers.end() - numbers.start()) + 1;
+    // At most the distance of two u16s.
+    numbers.start() + (random % count) as u16
+}
+
 /// Why a dyno exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,36 +1,21 @@
 //! Control's link to real routers: tables, drained dynos and request records over restarts of either side.
 #![allow(clippy::unwrap_used)]
 
+mod routers;
+
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 use ferroku_core::protocol::router::{RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use ferroku_logplex::{Filter, LogLine, Logplex};
-use ferroku_router::limits::Timeouts;
-use ferroku_router::{Listener, Router, RouterConfig, socket};
 use ferroku_server::router_link::{RouterEvent, RouterLink};
+use routers::{end, start_router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn start_router(folder: &Path, listener: &TcpListener) -> Router {
-    Router::start(RouterConfig {
-        listeners: vec![Listener { listener: listener.try_clone().unwrap(), public_port: None }],
-        api_listener: None,
-        control: socket::bind(&folder.join("router.sock")).unwrap(),
-        state_folder: folder.to_owned(),
-        binary_digest: String::new(),
-        workers: 1,
-        trusted_uid: rustix::process::geteuid().as_raw(),
-        timeouts: Timeouts { leave_idle: Duration::from_millis(50), ..Timeouts::default() },
-        connection_limits: ferroku_router::limits::ConnectionLimits::default(),
-    })
-    .unwrap()
-}
 
 /// A dyno that answers each connection once, after as many milliseconds as the path says.
 async fn dyno() -> SocketAddr {
@@ -86,11 +71,6 @@ fn store(link: &RouterLink, logplex: Logplex) {
             batch.acknowledge();
         }
     });
-}
-
-async fn end(router: Router) {
-    router.leave();
-    tokio::task::spawn_blocking(move || router.wait()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,8 @@
 //! Certificates on their way to real routers: each once, in a frame of its own, over restarts of either side.
 #![allow(clippy::unwrap_used)]
 
+mod routers;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +14,9 @@ use ferroku_core::protocol::frame::Decoder;
 use ferroku_core::protocol::router::{
     Certificate, FromRouter, Hello, PROTOCOL_VERSION, Role, RouteApp, RouteTable, ToRouter,
 };
-use ferroku_router::limits::Timeouts;
-use ferroku_router::{Listener, Router, RouterConfig, socket};
 use ferroku_server::router_link::RouterLink;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use routers::{end, start_router};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -28,26 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MANY: usize = 2000;
 const TABLE_FRAME: u8 = 2;
 const CERTIFICATE_FRAME: u8 = 5;
-
-fn start_router(folder: &Path, listener: &TcpListener) -> Router {
-    Router::start(RouterConfig {
-        listeners: vec![Listener { listener: listener.try_clone().unwrap(), public_port: None }],
-        api_listener: None,
-        control: socket::bind(&folder.join("router.sock")).unwrap(),
-        state_folder: folder.to_owned(),
-        binary_digest: String::new(),
-        workers: 1,
-        trusted_uid: rustix::process::geteuid().as_raw(),
-        timeouts: Timeouts { leave_idle: Duration::from_millis(50), ..Timeouts::default() },
-        connection_limits: ferroku_router::limits::ConnectionLimits::default(),
-    })
-    .unwrap()
-}
-
-async fn end(router: Router) {
-    router.leave();
-    tokio::task::spawn_blocking(move || router.wait()).await.unwrap();
-}
 
 /// Issues certificates, and looks which one a host is shown.
 struct Authority {

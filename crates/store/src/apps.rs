@@ -4,6 +4,7 @@
 //! config snapshot. Destroying one removes all its rows and leaves a job that takes away what it has on disk
 //! and in memory; that job is the only trace by then.
 
+use crate::acm::ORDER_JOB;
 use crate::events::NewEvent;
 use crate::node_settings::{APP_COUNT, take_number};
 use crate::releases::{ConfigChange, NewRelease, SlugChange};
@@ -203,9 +204,9 @@ pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Re
             .map_err(failed("list an app's slugs"))?;
         let slug_digests = slugs.iter().map(|slug| slug.text("digest")).collect::<Result<_>>()?;
         let destroyed = Destroyed { app_id: id, name: row.text("name")?, slug_digests };
+        jobs::cancel(&mut tx, ORDER_JOB, id).await?;
         // In the order of their references, so that neither database depends on its cascade's order.
         for statement in [
-            "DELETE FROM job WHERE app_id = $1 AND kind = 'acm.order'",
             "DELETE FROM domain WHERE app_id = $1",
             "DELETE FROM sni_endpoint WHERE app_id = $1",
             "DELETE FROM dyno WHERE app_id = $1",

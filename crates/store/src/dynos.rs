@@ -267,7 +267,7 @@ pub async fn end(
     let Some(ended) = ended else { return Ok(()) };
     if ended.text("kind")? == kind_name(DynoKind::Release) {
         let succeeded = exit_status == Some(0) && ended.optional_integer("stopping_at")?.is_none();
-        releases::command_ended(tx, ended.parsed("release_id")?, succeeded, now).await?;
+        releases::command::ended(tx, ended.parsed("release_id")?, succeeded, now).await?;
     }
     Ok(())
 }

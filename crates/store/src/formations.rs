@@ -112,7 +112,7 @@ pub async fn apply_process_types(
     Ok(())
 }
 
-/// Sets the command of one process type, which is added with no dynos if there is none.
+/// Sets the command of one process type, which is added with no dynos if there is none; gives its size.
 ///
 /// # Errors
 /// The database failed.
@@ -122,10 +122,11 @@ pub(crate) async fn set_command(
     process_type: &str,
     command: &str,
     now: Millis,
-) -> Result<()> {
+) -> Result<String> {
     let existing = list_in(tx, app_id).await?;
-    let old = existing.iter().find(|old| old.process_type == process_type);
-    put(tx, app_id, old, (process_type, command), 0, now).await
+    let old = existing.into_iter().find(|old| old.process_type == process_type);
+    put(tx, app_id, old.as_ref(), (process_type, command), 0, now).await?;
+    Ok(old.map_or_else(|| DEFAULT_DYNO_SIZE.to_owned(), |old| old.size))
 }
 
 /// Adds a process type, or gives the old one the new command.

@@ -2,25 +2,20 @@
 //!
 //! Invariants: versions of an app are 1, 2, 3 ... without gaps; a release, its config snapshot, the dyno of its release
 //! command and the event that announces it are written in one transaction; the current release is the newest that
-//! succeeded; a pending release is the app's newest, and its dyno has not ended ([`command_ended`]).
+//! succeeded; a pending release is the app's newest, and its dyno has not ended ([`command::ended`]).
 
-use crate::dynos::NewDynoRow;
+pub(crate) mod command;
+
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, word};
-use crate::{
-    Connection, MasterKey, Result, Store, StoreError, config_snapshots, dynos, events, formations, write,
-};
+use crate::{Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, write};
+use command::CommandDyno;
 use ferroku_core::config_var::{self, ConfigPatch, ConfigVars};
-use ferroku_core::dyno::{DynoKind, ONE_OFF_NUMBERS, PORTS};
-use ferroku_core::dyno_size::DEFAULT_DYNO_SIZE;
 use ferroku_core::event::Actor;
-use ferroku_core::release::{
-    COMMAND_LIMIT_MS, RELEASE, Release, ReleaseRef, ReleaseStatus, rollback_description,
-};
+use ferroku_core::release::{RELEASE, Release, ReleaseRef, ReleaseStatus, rollback_description};
 use ferroku_core::slug::ProcessTypes;
-use ferroku_core::{AppId, ConfigSnapshotId, DynoId, Millis, ReleaseId, SlugId};
+use ferroku_core::{AppId, ConfigSnapshotId, Millis, ReleaseId, SlugId};
 use sqlx::any::AnyRow;
-use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 /// The slug of a new release.
@@ -68,18 +63,16 @@ pub async fn create(
 ) -> Result<Release> {
     lock_app(tx, new.app_id).await?;
     let newest = newest(tx, new.app_id).await?;
-    if let Some(pending) = newest.as_ref().filter(|newest| newest.status == ReleaseStatus::Pending) {
-        return Err(refused_meanwhile(pending));
-    }
+    command::refuse_meanwhile(newest.as_ref())?;
     let slug_id = match new.slug {
         SlugChange::Keep => current_in(tx, new.app_id).await?.and_then(|current| current.slug_id),
         SlugChange::Set(id) => Some(id),
     };
-    let command = match slug_id {
-        Some(id) => process_types(tx, id).await?.remove(RELEASE),
-        None => None,
+    let process_types = match slug_id {
+        Some(id) => process_types(tx, id).await?,
+        None => ProcessTypes::new(),
     };
-    let dyno = command.map(|command| CommandDyno::new(command));
+    let dyno = process_types.get(RELEASE).map(CommandDyno::new);
     let release = Release {
         id: new.id,
         app_id: new.app_id,
@@ -100,7 +93,7 @@ pub async fn create(
             format!("Running release v{} commands", release.version)
         }
         None => {
-            take_effect(tx, &release, now).await?;
+            take_effect(tx, &release, &process_types, now).await?;
             format!("Release v{} created", release.version)
         }
     };
@@ -112,47 +105,6 @@ pub async fn create(
     };
     events::append(tx, event, now).await?;
     Ok(release)
-}
-
-/// The dyno of a release's command has ended: with success the release takes effect, else it has failed. Nothing
-/// happens to one that is not pending.
-///
-/// # Errors
-/// The database failed.
-pub(crate) async fn command_ended(
-    tx: &mut Connection,
-    id: ReleaseId,
-    succeeded: bool,
-    now: Millis,
-) -> Result<()> {
-    let status = if succeeded { ReleaseStatus::Succeeded } else { ReleaseStatus::Failed };
-    let row = sqlx::query(
-        "UPDATE release SET status = $1, updated_at = $2 WHERE id = $3 AND status = $4 RETURNING *",
-    )
-    .bind(word(&status))
-    .bind(now)
-    .bind(id.to_string())
-    .bind(word(&ReleaseStatus::Pending))
-    .fetch_optional(&mut *tx)
-    .await
-    .map_err(failed("note how a release command ended"))?;
-    let Some(row) = row else { return Ok(()) };
-    let release = release(&row)?;
-    let (kind, message) = match succeeded {
-        true => ("release.succeed", format!("Release v{} created", release.version)),
-        false => ("release.fail", format!("Release v{} command failed", release.version)),
-    };
-    if succeeded {
-        take_effect(tx, &release, now).await?;
-    }
-    let account = sqlx::query("SELECT email FROM account WHERE id = $1")
-        .bind(release.account_id.to_string())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(failed("find who made a release"))?;
-    let email = account.map(|row| row.text("email")).transpose()?.unwrap_or_default();
-    let actor = Actor { account_id: release.account_id, email, remote_address: None, request_id: None };
-    events::announce(tx, release.app_id, kind, &message, &actor, now).await
 }
 
 /// Changes config vars: one release for the whole patch, none when it changes nothing. Gives the
@@ -350,11 +302,7 @@ pub async fn app_config_vars(store: &Store, app_id: AppId) -> Result<ConfigVars>
 /// [`StoreError::Refused`], which names the dyno to stop.
 pub async fn refuse_while_pending(store: &Store, app_id: AppId) -> Result<()> {
     let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
-    let newest = newest(&mut connection, app_id).await?;
-    match newest.filter(|newest| newest.status == ReleaseStatus::Pending) {
-        Some(pending) => Err(refused_meanwhile(&pending)),
-        None => Ok(()),
-    }
+    command::refuse_meanwhile(newest(&mut connection, app_id).await?.as_ref())
 }
 
 /// A release by its id, of whichever app.
@@ -370,75 +318,6 @@ pub async fn by_id(store: &Store, id: ReleaseId) -> Result<Option<Release>> {
     row.as_ref().map(release).transpose()
 }
 
-/// The dyno that is to run a release's command.
-struct CommandDyno {
-    id: DynoId,
-    ordinal: u32,
-    port: u16,
-    command: String,
-}
-
-impl CommandDyno {
-    fn new(command: String) -> Self {
-        let id = DynoId(Uuid::new_v4());
-        let (_, random) = id.0.as_u64_pair();
-        let pick = |from: &RangeInclusive<u16>, random: u64| {
-            let count = u64::from(from.end() - from.start()) + 1;
-            // Less than the count, which a u16 holds.
-            from.start() + u16::try_from(random % count).unwrap_or(0)
-        };
-        let ordinal = u32::from(pick(&ONE_OFF_NUMBERS, random & 0xffff_ffff));
-        Self { id, ordinal, port: pick(&PORTS, (random >> 32) & 0xffff), command }
-    }
-
-    fn label(&self) -> String {
-        format!("{RELEASE}.{}", self.ordinal)
-    }
-
-    async fn write(
-        &self,
-        tx: &mut Connection,
-        key: &MasterKey,
-        release: &Release,
-        now: Millis,
-    ) -> Result<()> {
-        // Its row keeps the size that was chosen for it.
-        formations::set_command(tx, release.app_id, RELEASE, &self.command, now).await?;
-        let formation = formations::list_in(tx, release.app_id).await?;
-        let size = formation.iter().find(|one| one.process_type == RELEASE);
-        let app = sqlx::query("SELECT restart_generation FROM app WHERE id = $1")
-            .bind(release.app_id.to_string())
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(failed("read an app's restart generation"))?;
-        let dyno = NewDynoRow {
-            id: self.id,
-            app_id: release.app_id,
-            kind: DynoKind::Release,
-            process_type: RELEASE,
-            ordinal: self.ordinal,
-            release_id: release.id,
-            release_version: release.version,
-            restart_generation: app.integer("restart_generation")?,
-            size: size.map_or(DEFAULT_DYNO_SIZE, |one| one.size.as_str()),
-            command: &self.command,
-            port: self.port,
-            attached: false,
-            options: None,
-            expires_at: Some(now + COMMAND_LIMIT_MS),
-        };
-        dynos::create(tx, key, &dyno, now).await
-    }
-}
-
-fn refused_meanwhile(pending: &Release) -> StoreError {
-    let dyno = pending.command_dyno.as_deref().unwrap_or(RELEASE);
-    StoreError::Refused(format!(
-        "The release command of v{} is still running. Wait until it has ended, or stop it with `heroku ps:stop {dyno}`.",
-        pending.version
-    ))
-}
-
 /// The config vars that a new release is to have.
 async fn config_snapshot(
     tx: &mut Connection,
@@ -447,28 +326,37 @@ async fn config_snapshot(
     change: &ConfigChange,
     now: Millis,
 ) -> Result<ConfigSnapshotId> {
-    let present = config_release(tx, app_id).await?;
-    match (change, present) {
-        (ConfigChange::Snapshot(id), _) => Ok(*id),
-        (ConfigChange::Keep, Some(present)) => Ok(present.config_snapshot_id),
-        (ConfigChange::Keep, None) => {
-            config_snapshots::create(tx, key, app_id, &ConfigVars::new(), now).await
-        }
-        (ConfigChange::Patch(patch), present) => {
-            let vars = vars_in(tx, key, app_id).await?;
+    let present = match change {
+        ConfigChange::Snapshot(id) => return Ok(*id),
+        ConfigChange::Keep | ConfigChange::Patch(_) => config_release(tx, app_id).await?,
+    };
+    let vars = match (change, &present) {
+        (ConfigChange::Patch(patch), _) => {
+            let vars = vars_of(tx, key, present.as_ref()).await?;
             let change =
                 config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
-            match present {
-                Some(present) if change.vars == vars => Ok(present.config_snapshot_id),
-                _ => config_snapshots::create(tx, key, app_id, &change.vars, now).await,
-            }
+            (change.vars != vars).then_some(change.vars)
         }
+        _ => None,
+    };
+    match (vars, present) {
+        (None, Some(present)) => Ok(present.config_snapshot_id),
+        (vars, _) => config_snapshots::create(tx, key, app_id, &vars.unwrap_or_default(), now).await,
     }
 }
 
 /// The config vars that the app has.
 async fn vars_in(connection: &mut Connection, key: &MasterKey, app_id: AppId) -> Result<ConfigVars> {
-    match config_release(connection, app_id).await? {
+    let release = config_release(connection, app_id).await?;
+    vars_of(connection, key, release.as_ref()).await
+}
+
+async fn vars_of(
+    connection: &mut Connection,
+    key: &MasterKey,
+    release: Option<&Release>,
+) -> Result<ConfigVars> {
+    match release {
         Some(release) => config_snapshots::read(connection, key, release.config_snapshot_id).await,
         None => Ok(ConfigVars::new()),
     }
@@ -504,10 +392,17 @@ async fn process_types(tx: &mut Connection, slug_id: SlugId) -> Result<ProcessTy
     slug.json("process_types")
 }
 
-/// From now on the app is at this release.
-async fn take_effect(tx: &mut Connection, release: &Release, now: Millis) -> Result<()> {
+/// From now on the app is at this release, whose slug has these process types.
+async fn take_effect(
+    tx: &mut Connection,
+    release: &Release,
+    process_types: &ProcessTypes,
+    now: Millis,
+) -> Result<()> {
     update_app(tx, release, now).await?;
-    let Some(slug_id) = release.slug_id else { return Ok(()) };
+    if release.slug_id.is_none() {
+        return Ok(());
+    }
     let earlier = sqlx::query(
         "SELECT id FROM release WHERE app_id = $1 AND version < $2 AND slug_id IS NOT NULL \
          AND status IN ($3, $4) LIMIT 1",
@@ -519,8 +414,7 @@ async fn take_effect(tx: &mut Connection, release: &Release, now: Millis) -> Res
     .fetch_optional(&mut *tx)
     .await
     .map_err(failed("look for an earlier deploy"))?;
-    let process_types = process_types(tx, slug_id).await?;
-    formations::apply_process_types(tx, release.app_id, &process_types, earlier.is_none(), now).await
+    formations::apply_process_types(tx, release.app_id, process_types, earlier.is_none(), now).await
 }
 
 /// Makes others that would write a release of this app wait until this transaction has ended.

@@ -77,7 +77,8 @@ pub async fn digests(store: &Store) -> Result<Vec<String>> {
 }
 
 /// Marks the app's slugs as deleted that are neither among the `keep` newest that took effect, nor the newest few of all
-/// (to be tried again), nor the current release's, nor a live dyno's, and the releases that have them as expired: nobody can roll back to these. Gives how many slugs.
+/// (to be tried again), nor the current release's, nor a live dyno's, and the releases that have them as expired: nobody
+/// can roll back to these. Gives how many slugs.
 ///
 /// # Errors
 /// The database failed.

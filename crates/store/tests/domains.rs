@@ -162,6 +162,17 @@ async fn order_job(store: &Store, now: Millis) -> Option<(Job, OrderJob)> {
     Some((job, payload))
 }
 
+/// An app with automatic certificates, its domain, and the domain's job, which was taken at time 4.
+async fn with_order_job(store: &Store) -> (Actor, App, Domain, Job) {
+    let me = account(store, "me@example.com").await;
+    let shop = app(store, "shop", &me).await;
+    let www = add(store, &shop, "www.example.com", &me, 1).await.expect("added");
+    acm::enable(store, shop.id, &me, 2).await.expect("on");
+    acm::enqueue_due(store, 9, 3).await.expect("looked");
+    let (job, _) = order_job(store, 4).await.expect("taken");
+    (me, shop, www, job)
+}
+
 /// The authority gave a certificate.
 async fn issue(
     store: &Store,
@@ -308,12 +319,7 @@ async fn a_certificate_that_comes_too_late_is_not_kept() {
 #[tokio::test]
 async fn switching_off_and_on_leaves_one_job_for_each_domain() {
     each_database(|store| async move {
-        let me = account(&store, "me@example.com").await;
-        let shop = app(&store, "shop", &me).await;
-        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
-        acm::enable(&store, shop.id, &me, 2).await.expect("on");
-        acm::enqueue_due(&store, 9, 3).await.expect("looked");
-        let (old, _) = order_job(&store, 4).await.expect("taken");
+        let (me, shop, www, old) = with_order_job(&store).await;
         acm::disable(&store, shop.id, &me, 5).await.expect("off");
         assert!(!acm::begun(&store, old.id, &www, 6).await.expect("looked"), "it is not wanted any more");
         acm::enable(&store, shop.id, &me, 7).await.expect("on");
@@ -378,12 +384,7 @@ async fn an_app_with_many_domains_keeps_no_other_waiting() {
 #[tokio::test]
 async fn asking_again_makes_no_second_job() {
     each_database(|store| async move {
-        let me = account(&store, "me@example.com").await;
-        let shop = app(&store, "shop", &me).await;
-        let www = add(&store, &shop, "www.example.com", &me, 1).await.expect("added");
-        acm::enable(&store, shop.id, &me, 2).await.expect("on");
-        acm::enqueue_due(&store, 9, 3).await.expect("looked");
-        let (job, _) = order_job(&store, 4).await.expect("taken");
+        let (me, shop, www, job) = with_order_job(&store).await;
         let given_up = Outcome::GivenUp { reason: "none", at: 10 };
         acm::conclude(&store, job.id, &www, &given_up, 5).await.expect("noted");
         assert_eq!(acm::enqueue_due(&store, 9, 10).await.expect("looked"), 1, "its next round");

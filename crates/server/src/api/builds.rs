@@ -150,6 +150,5 @@ fn present(
         version: build.source_version.clone(),
         version_description: None,
     };
-    let output_stream_url = format!("http://{}/streams/builds/{}", links.authority(), build.id);
-    Build::new(build, email, output_stream_url, source)
+    Build::new(build, email, links.stream_url("builds", build.id), source)
 }

@@ -5,6 +5,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
 use std::convert::Infallible;
+use std::fmt::Display;
 
 /// The `host:port` that the client spoke to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,11 @@ impl Links {
     /// The git URL of an app: always https, because that is the only kind that the CLI's credential helper serves.
     pub fn git_url(&self, app_name: &str) -> String {
         format!("https://{}/{app_name}.git", self.authority)
+    }
+
+    /// Where a stream of text is read, without a key: the id is the secret. `noun`: `builds`, `releases`.
+    pub fn stream_url(&self, noun: &str, id: impl Display) -> String {
+        format!("http://{}/streams/{noun}/{id}", self.authority)
     }
 
     /// The client's own name for this node, such as `localhost:5080`.

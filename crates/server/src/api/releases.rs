@@ -72,7 +72,13 @@ async fn list(
     let emails = accounts::emails(&node.store).await?;
     let email = |release: &Stored| emails.get(&release.account_id).map_or("", String::as_str);
     let present = |release: &Stored| {
-        Release::new(release, &app, email(release), current.as_ref(), output_url(&links, release))
+        Release::new(
+            release,
+            &app,
+            email(release),
+            current.as_ref(),
+            links.stream_url("releases", release.id),
+        )
     };
     Ok(range.answer(stored.iter().map(present).collect(), &SORT_FIELDS))
 }
@@ -160,10 +166,6 @@ async fn output(State(node): State<Arc<Node>>, Path(release): Path<String>) -> R
     Ok(response)
 }
 
-fn output_url(links: &Links, release: &Stored) -> String {
-    format!("http://{}/streams/releases/{}", links.authority(), release.id)
-}
-
 async fn find(node: &Node, app: &App, id_or_version: &str) -> Result<Stored, ApiError> {
     releases::find(&node.store, app.id, id_or_version).await?.ok_or_else(|| ApiError::not_found("release"))
 }
@@ -172,5 +174,5 @@ async fn present(node: &Node, app: &App, links: &Links, release: &Stored) -> Res
     let current = releases::current(&node.store, app.id).await?;
     let emails = accounts::emails(&node.store).await?;
     let email = emails.get(&release.account_id).map_or("", String::as_str);
-    Ok(Release::new(release, app, email, current.as_ref(), output_url(links, release)))
+    Ok(Release::new(release, app, email, current.as_ref(), links.stream_url("releases", release.id)))
 }

@@ -5,8 +5,8 @@
 //!
 //! - A slug's tree is packed into `DIR/slug-archives/<digest>.tar.zst` (the transport form), by a job that survives a
 //!   crash: it is written under another name, synced and renamed, and only then is the job finished.
-//! - Of each app the [`KEEP_SLUGS`] newest slugs that took effect stay, the newest few, that of its current release, and those of dynos that run. The
-//!   others' rows are marked as deleted; a release of them cannot be gone back to.
+//! - Of each app the [`KEEP_SLUGS`] newest slugs that took effect stay, the newest few, that of its current release, and
+//!   those of dynos that run. The others' rows are marked as deleted; a release of them cannot be gone back to.
 //! - Trees and archives whose digest no row has are removed; build folders without a build; texts of builds that are
 //!   gone.
 //!

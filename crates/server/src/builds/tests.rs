@@ -40,12 +40,7 @@ async fn host() -> Host {
     let program = temporary.path().join("program/tests");
     std::fs::copy(&this, &program).expect("copied");
     let hook = temporary.path().join("program/hook");
-    let script = format!(
-        "#!/bin/sh\n[ \"${{0##*/}}\" = pre-receive ] || exit 0\nexec {} --exact git::tests::hook_entry --nocapture\n",
-        program.display()
-    );
-    std::fs::write(&hook, script).expect("written");
-    std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).expect("ours");
+    crate::git::tests::write_hook(&hook, &program);
 
     let config = SandboxConfig { programs: built.clone(), ..SandboxConfig::new(&data) };
     let driver = Arc::new(SandboxDriver::open(config).await.expect("this machine can run dynos"));

@@ -5,7 +5,7 @@ use super::memory::HARD_LIMIT_FACTOR;
 use super::{Result, environment, log_text, now_ms};
 use crate::crash_point;
 use ferroku_core::app::App;
-use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS};
+use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS, pick};
 use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};
 use ferroku_core::{DynoId, Millis, dyno_size};
 use ferroku_runtime::{
@@ -287,9 +287,7 @@ fn terminal_size(options: &OneOffOptions) -> TerminalSize {
 
 /// One of `numbers`, by chance.
 pub(super) fn random_of(numbers: &RangeInclusive<u16>) -> u16 {
-    let random = getrandom::u32().expect("the kernel's random source answers once the system is up");
-    let count = u32::from(numbers.end() - numbers.start()) + 1;
-    numbers.start() + (random % count) as u16
+    pick(numbers, getrandom::u32().expect("the kernel's random source answers once the system is up"))
 }
 
 async fn write_created(

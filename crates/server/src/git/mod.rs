@@ -195,4 +195,4 @@ impl<F: FnOnce() + Send + 'static> Drop for Held<F> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

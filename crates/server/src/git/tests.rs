@@ -23,6 +23,16 @@ fn hook_entry() {
     }
 }
 
+/// Writes what git is to run as its hooks: `program`, a copy of this test binary, as the first of them.
+pub(crate) fn write_hook(script: &Path, program: &Path) {
+    let text = format!(
+        "#!/bin/sh\n[ \"${{0##*/}}\" = pre-receive ] || exit 0\nexec {} --exact git::tests::hook_entry --nocapture\n",
+        program.display()
+    );
+    std::fs::write(script, text).expect("written");
+    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).expect("ours");
+}
+
 fn app(id: u128) -> App {
     App {
         id: AppId(Uuid::from_u128(id)),
@@ -74,12 +84,7 @@ async fn host(build: Build) -> Host {
     let program = folder.join("program/tests");
     std::fs::copy(std::env::current_exe().expect("linux"), &program).expect("copied");
     let script = folder.join("program/hook");
-    let text = format!(
-        "#!/bin/sh\n[ \"${{0##*/}}\" = pre-receive ] || exit 0\nexec {} --exact git::tests::hook_entry --nocapture\n",
-        program.display()
-    );
-    std::fs::write(&script, text).expect("written");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    write_hook(&script, &program);
 
     let service = GitService::new(&data);
     service.repositories.prepare(&script).expect("prepared");

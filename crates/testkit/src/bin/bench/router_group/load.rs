@@ -42,20 +42,28 @@ pub struct Run {
 impl Run {
     /// Of each figure its median.
     pub fn median(runs: &[Self]) -> Self {
-        let of = |figure: fn(&Self) -> f64| {
-            let mut all: Vec<f64> = runs.iter().map(figure).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
+        let of = |figure: fn(&Self) -> f64| median(runs, figure);
         Self {
             requests_per_second: of(|run| run.requests_per_second),
             p50_ms: of(|run| run.p50_ms),
             p99_ms: of(|run| run.p99_ms),
             cpu_s_per_100k: of(|run| run.cpu_s_per_100k),
             log_cpu_s_per_100k: of(|run| run.log_cpu_s_per_100k),
-            is_void: runs.iter().filter(|run| run.is_void).count() * 2 > runs.len(),
+            is_void: is_mostly(runs, |run| run.is_void),
         }
     }
+}
+
+/// The median of a figure of each run.
+pub fn median<T>(runs: &[T], figure: fn(&T) -> f64) -> f64 {
+    let mut all: Vec<f64> = runs.iter().map(figure).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// Whether it is so of more than half of the runs.
+pub fn is_mostly<T>(runs: &[T], is_so: fn(&T) -> bool) -> bool {
+    runs.iter().filter(|run| is_so(run)).count() * 2 > runs.len()
 }
 
 impl Load {

@@ -1,7 +1,7 @@
 //! What the rows about TLS need beyond `wrk`: a certificate, a client that makes a connection for each request, and
 //! idle connections.
 
-use super::load::GENERATOR_LIMIT;
+use super::load::{GENERATOR_LIMIT, is_mostly, median};
 use super::machine::{connect_from, cpu_seconds};
 use super::peers::Proxy;
 use ferroku_testkit::TestNode;
@@ -94,15 +94,10 @@ pub struct Connections {
 impl Connections {
     /// Of each figure its median.
     pub fn median(runs: &[Self]) -> Self {
-        let of = |figure: fn(&Self) -> f64| {
-            let mut all: Vec<f64> = runs.iter().map(figure).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
         Self {
-            per_second: of(|run| run.per_second),
-            cpu_ms_each: of(|run| run.cpu_ms_each),
-            is_void: runs.iter().filter(|run| run.is_void).count() * 2 > runs.len(),
+            per_second: median(runs, |run| run.per_second),
+            cpu_ms_each: median(runs, |run| run.cpu_ms_each),
+            is_void: is_mostly(runs, |run| run.is_void),
         }
     }
 
