@@ -151,7 +151,8 @@ pub fn check_place(hostname: &str, app_name: &str, node_domain: &str, machine: &
 /// Whether strangers have domains right below it, as below `co.uk` (the Public Suffix List, as of this build). A name that
 /// the list does not know, such as a company's own `intranet`, is not.
 fn is_public_suffix(name: &str) -> bool {
-    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix.as_bytes() == name.as_bytes())
+    psl::suffix(name.as_bytes())
+        .is_some_and(|suffix| suffix.is_known() && suffix.as_bytes() == name.as_bytes())
 }
 
 /// The name that answers for `hostname` beside it, if there is one: `*.example.com` for `www.example.com`.

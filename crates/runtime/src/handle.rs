@@ -1,6 +1,6 @@
 //! A running dyno as its manager sees it: events out, actions in.
 
-use crate::{DynoSpec, Result};
+use crate::Result;
 use ferroku_core::DynoId;
 use ferroku_core::protocol::dyno::STDIN_WINDOW_BYTES;
 use std::net::SocketAddr;
@@ -49,8 +49,6 @@ pub struct DynoHandle {
     pub dyno_id: DynoId,
     /// Address of the dyno with its port; `None` without a port or a network.
     pub address: Option<SocketAddr>,
-    /// What was started; for an adopted dyno, as it was written down then.
-    pub spec: Arc<DynoSpec>,
     /// Ends after `Exited`, `StartFailed` or `Lost`, and at the driver's shutdown.
     pub events: mpsc::Receiver<DynoEvent>,
     pub control: DynoControl,

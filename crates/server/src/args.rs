@@ -5,10 +5,12 @@
 //! stays single-threaded and small.
 
 use crate::acm::AcmeSettings;
+use crate::dynos::DynoSettings;
 use crate::node::NodeConfig;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The data folder when none is named.
 const DEFAULT_DATA: &str = "/var/lib/ferroku";
@@ -69,7 +71,46 @@ pub struct NodeArgs {
     #[arg(long, value_name = "URL", env = "FERROKU_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     #[command(flatten)]
+    pub dynos: DynoArgs,
+    #[command(flatten)]
     pub acme: AcmeArgs,
+}
+
+/// What the admin allows dynos.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DynoArgs {
+    /// Replace each dyno once it is so old, and up to 15 % later: 24h is what Heroku does. Without it dynos are not
+    /// cycled
+    #[arg(long, value_name = "TIME", env = "FERROKU_CYCLE_DYNOS_AFTER", value_parser = duration)]
+    pub cycle_dynos_after: Option<Duration>,
+}
+
+/// Longest time that an option takes, in seconds: a hundred years are a slip of the finger.
+const MOST_SECONDS: u64 = 366 * 86_400;
+
+/// `90s`, `30m`, `24h`, `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write a number above 0 and s, m, h or d, such as 24h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let seconds = u64::from(number) * seconds;
+    if seconds == 0 || seconds > MOST_SECONDS {
+        return Err(format!("{text:?} is not between 1s and {}d", MOST_SECONDS / 86_400));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+impl From<DynoArgs> for DynoSettings {
+    fn from(args: DynoArgs) -> Self {
+        Self { cycle_after: args.cycle_dynos_after }
+    }
 }
 
 /// Certificates for the apps' domains, got and renewed automatically.
@@ -142,6 +183,7 @@ impl From<NodeArgs> for NodeConfig {
             owner_email: args.owner,
             database_url: args.database_url,
             acme: args.acme.into(),
+            dynos: args.dynos.into(),
         }
     }
 }
@@ -181,6 +223,16 @@ mod tests {
             "/tmp/root.pem"
         ]));
         assert!(parses(&["--domain", "apps.Example.com", "--owner", "You@example.com"]));
+    }
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for bad in ["", "h", "24", "0h", "-1h", "1.5h", "24é", "367d", "1 h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -154,6 +154,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         router: router.clone(),
         domain: config.domain.clone(),
         events: events.clone(),
+        settings: config.dynos.clone(),
     });
     Ok(Arc::new(Node {
         store,

@@ -3,7 +3,7 @@
 use crate::acm::{self, Acm, AcmeSettings};
 use crate::app_destruction::{self, Destructions};
 use crate::builds::Builds;
-use crate::dynos::DynoManager;
+use crate::dynos::{DynoManager, DynoSettings};
 use crate::events::{self, EventFeed};
 use crate::login::Logins;
 use crate::metrics::{self, Metrics};
@@ -36,6 +36,7 @@ pub struct NodeConfig {
     pub database_url: Option<String>,
     /// Where certificates are got automatically; None gets none.
     pub acme: Option<AcmeSettings>,
+    pub dynos: DynoSettings,
 }
 
 impl NodeConfig {
@@ -116,6 +117,7 @@ impl Node {
             owner_email: "owner@example.com".to_owned(),
             database_url: None,
             acme: None,
+            dynos: DynoSettings::default(),
         };
         let key = secrets::master_key(data, &config.store_url()).expect("a master key");
         let store = Store::open(&config.store_url(), key).await.expect("a store");

@@ -2,33 +2,15 @@
 //! done again.
 
 use ferroku_server::crash_point;
+use ferroku_testkit::requests::{call, expect_status};
 use ferroku_testkit::{NodeOptions, TestNode};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a command that met a crash is tried again before that counts as a loss.
 const TRIES: u32 = 20;
-
-fn status_of(node: &TestNode, app: &str) -> String {
-    let line = format!(
-        "curl -s -m 10 -o /dev/null -w '%{{http_code}}' -H 'Host: {app}.localhost' http://127.0.0.1:$ROUTER_PORT/"
-    );
-    node.run_unchecked(&line).text
-}
-
-fn wait_until_up(node: &TestNode, app: &str) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    loop {
-        let status = status_of(node, app);
-        if status == "200" {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{app} answers {status}; the node said:\n{}", node.log());
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 /// Runs a command until it succeeds: the crash that is tested may hit it, once.
 fn until_done(node: &TestNode, line: &str) {
@@ -56,26 +38,26 @@ fn dynos_and_requests_survive_a_kill_of_each_process() {
     let mut node = TestNode::start();
     node.make_app("steady");
     node.run("cd steady && git push heroku main").succeeded();
-    wait_until_up(&node, "steady");
+    node.wait_until_up("steady");
     let dynos = web_ids(&node, "steady");
 
     let control = node.pid_of("control").expect("it runs");
     node.kill_process("control");
     assert_ne!(node.pid_of("control"), Some(control));
     assert_eq!(web_ids(&node, "steady"), dynos, "control was killed");
-    assert_eq!(status_of(&node, "steady"), "200");
+    assert_eq!(node.status_of("steady"), "200");
 
     node.kill_process("router");
-    wait_until_up(&node, "steady");
+    node.wait_until_up("steady");
     assert_eq!(web_ids(&node, "steady"), dynos, "the router was killed");
 
     let (control, router) = (node.pid_of("control"), node.pid_of("router"));
     node.kill_supervisor();
-    assert_eq!(status_of(&node, "steady"), "200", "nobody needs the supervisor to serve");
+    assert_eq!(node.status_of("steady"), "200", "nobody needs the supervisor to serve");
     node.run("heroku config:set WITHOUT=supervisor -a steady").succeeded();
     node.start_again();
     assert_eq!((node.pid_of("control"), node.pid_of("router")), (control, router), "both are adopted");
-    wait_until_up(&node, "steady");
+    node.wait_until_up("steady");
 
     let dynos = web_ids(&node, "steady");
     let data = node.data.display().to_string();
@@ -84,7 +66,7 @@ fn dynos_and_requests_survive_a_kill_of_each_process() {
     assert_ne!(node.pid_of("control"), control, "restart replaces control");
     assert_ne!(node.pid_of("router"), router, "restart replaces the router");
     assert_eq!(web_ids(&node, "steady"), dynos, "restart leaves dynos alone");
-    assert_eq!(status_of(&node, "steady"), "200");
+    assert_eq!(node.status_of("steady"), "200");
     node.stop();
 }
 
@@ -93,31 +75,14 @@ fn a_second_start_finds_everything_again() {
     let mut node = TestNode::start();
     node.make_app("again");
     node.run("cd again && git push heroku main && heroku config:set KEPT=yes -a again").succeeded();
-    wait_until_up(&node, "again");
+    node.wait_until_up("again");
     node.stop_supervisor();
     node.start_again();
-    wait_until_up(&node, "again");
+    node.wait_until_up("again");
     assert_eq!(node.run("heroku config:get KEPT -a again").succeeded().text, "yes\n");
     let log = node.run("heroku logs -n 1500 -a again").succeeded().text;
     assert!(log.contains("Set KEPT config vars"), "logs are kept over a restart:\n{log}");
     node.stop();
-}
-
-/// One call of the API by curl, which starts in a hundredth of the CLI's time; fails for a status of 400 and above.
-fn call(method: &str, path: &str, body: &str) -> String {
-    format!(
-        "curl -sS --fail-with-body -m 60 -X {method} -H \"Authorization: Bearer $HEROKU_API_KEY\" \
-         -H 'Accept: application/vnd.heroku+json; version=3' -H 'Content-Type: application/json' -d '{body}' \
-         \"$HEROKU_HOST{path}\""
-    )
-}
-
-/// The exit status of a call that must end in a given HTTP status.
-fn expect_status(method: &str, path: &str, status: &str) -> String {
-    format!(
-        "[ \"$(curl -sS -m 60 -o /dev/null -w '%{{http_code}}' -X {method} -H \"Authorization: Bearer $HEROKU_API_KEY\" \
-         \"$HEROKU_HOST{path}\")\" = {status} ]"
-    )
 }
 
 /// All that changes state, once; each step may meet the crash.
@@ -133,7 +98,7 @@ fn everyday_work(node: &TestNode, app: &str) {
     ))
     .succeeded();
     until_done(node, &format!("cd {app} && git push heroku main"));
-    wait_until_up(node, app);
+    node.wait_until_up(app);
     change("PATCH", "/config-vars", r#"{"COLOUR":"green"}"#);
     change("PATCH", "/formation", r#"{"updates":[{"type":"web","quantity":2}]}"#);
     node.kill_process("control");
@@ -143,12 +108,12 @@ fn everyday_work(node: &TestNode, app: &str) {
     change("PUT", "/buildpack-installations", r#"{"updates":[]}"#);
     change("PATCH", "", r#"{"maintenance":false}"#);
     domains_and_certificates(node, app);
-    wait_until_up(node, app);
+    node.wait_until_up(app);
     let vars = node.run_unchecked(&call("GET", &format!("{path}/config-vars"), "")).succeeded().text;
     assert!(vars.contains("green"), "what was acknowledged is there: {vars}");
     until_done(node, &format!("cd {app} && git commit -q --allow-empty -m second && git push heroku main"));
     change("POST", "/releases", r#"{"release":"3"}"#);
-    wait_until_up(node, app);
+    node.wait_until_up(app);
     let gone = expect_status("GET", &path, "404");
     until_done(node, &format!("{gone} || {}; {gone}", call("DELETE", &path, "")));
 }
@@ -219,7 +184,7 @@ fn ten_thousand_lines_arrive_once_over_a_kill_of_control() {
     let node = TestNode::start();
     node.make_app("talker");
     node.run("cd talker && git push heroku main").succeeded();
-    wait_until_up(&node, "talker");
+    node.wait_until_up("talker");
     let tail = node.work.join("tail.txt");
     let mut follower = node.shell(&format!("exec heroku logs --tail -n 1 -a talker >{}", tail.display()));
     let mut follower = follower.spawn().expect("bash runs");

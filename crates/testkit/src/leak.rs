@@ -3,7 +3,9 @@
 //! Everything that a node makes carries the path of its data folder or a name from its `node.json`; nothing
 //! with either may be left.
 
+use crate::wreck::dyno_inits;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +13,11 @@ use std::time::{Duration, Instant};
 
 /// The kernel takes links and loop devices away a little after their last user is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Dynos that were replaced are removed in the background.
+const STRAY_PATIENCE: Duration = Duration::from_secs(20);
+/// A node keeps so many network namespaces ready.
+const READY_LINKS: usize = 4;
 
 /// What is left of the node in `data` that stopped; empty when all is well.
 pub fn leaks(data: &Path) -> Vec<String> {
@@ -24,8 +31,72 @@ pub fn leaks(data: &Path) -> Vec<String> {
     }
 }
 
+/// What a node that runs has on the machine beyond its dynos `living`, and what of them is missing; empty when all
+/// is well.
+pub fn strays(data: &Path, living: &BTreeSet<String>) -> Vec<String> {
+    let deadline = Instant::now() + STRAY_PATIENCE;
+    loop {
+        let found = look_beside(data, living);
+        if found.is_empty() || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn look_beside(data: &Path, living: &BTreeSet<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |what: &str, have: Vec<String>| {
+        let mut rest = living.clone();
+        for name in have {
+            if !rest.remove(&name) {
+                found.push(format!("{what} too many: {name}"));
+            }
+        }
+        found.extend(rest.into_iter().map(|name| format!("{what} missing: {name}")));
+    };
+    let entries = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    compare("folder", entries(&data.join("dynos")));
+    compare("run folder", entries(&data.join("run/dynos")));
+    compare("dyno-init", dyno_inits(data).into_iter().map(|(_, dyno_id)| dyno_id).collect());
+    let images = Command::new("losetup").args(["--list", "--noheadings", "--output", "BACK-FILE"]).output();
+    let images =
+        images.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let folder = format!("{}/dynos/", data.display());
+    let of_dynos = images.lines().filter_map(|line| line.trim().strip_prefix(&folder));
+    compare("loop device", of_dynos.map(|rest| rest.split('/').next().unwrap_or(rest).to_owned()).collect());
+    let names = node_names(data);
+    let named =
+        |prefix: &str| names.iter().find(|name| name.starts_with(prefix)).cloned().unwrap_or_default();
+    let groups = |root: &Path| {
+        let below = root.join(named("ferroku-"));
+        let is_folder = |name: &String| below.join(name).is_dir();
+        entries(&below).into_iter().filter(is_folder).collect::<Vec<_>>()
+    };
+    for hierarchy in ["memory", "pids", "."] {
+        let groups = groups(&Path::new("/sys/fs/cgroup").join(hierarchy));
+        // One that this machine does not have has nothing of ours.
+        if !groups.is_empty() {
+            compare(&format!("cgroup of {hierarchy}"), groups);
+        }
+    }
+    found.extend(entries(&data.join("builds")).into_iter().map(|name| format!("build folder {name}")));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let of_dynos = mounts.lines().filter(|line| line.contains(&folder));
+    found.extend(of_dynos.map(|line| format!("mount: {line}")));
+    let links = entries(Path::new("/sys/class/net"));
+    let links = links.iter().filter(|name| name.starts_with(&named("fv"))).count();
+    if links > living.len() + READY_LINKS {
+        found.push(format!("{links} links of dynos for {} dynos", living.len()));
+    }
+    found
+}
+
 fn look(data: &Path) -> Vec<String> {
-    let names = names(data);
+    let names = node_names(data);
     let is_ours = |text: &str| names.iter().any(|name| text.contains(name.as_str()));
     let mut found = Vec::new();
     processes(&is_ours, &mut found);
@@ -50,7 +121,7 @@ fn look(data: &Path) -> Vec<String> {
 }
 
 /// The data folder's path, and the names in node.json that are long enough to be unmistakable.
-fn names(data: &Path) -> Vec<String> {
+pub(crate) fn node_names(data: &Path) -> Vec<String> {
     let mut names = vec![data.display().to_string()];
     let identity = fs::read(data.join("node.json")).unwrap_or_default();
     let identity: Value = serde_json::from_slice(&identity).unwrap_or_default();

@@ -11,10 +11,12 @@ pub mod mask;
 pub mod node;
 pub mod pebble;
 pub mod postgres;
+pub mod requests;
 pub mod schema;
 pub mod traffic;
 pub mod transcript;
 pub mod tunnel;
+pub mod wreck;
 
 pub use command::CommandOutput;
 pub use node::{NodeOptions, Owner, TestNode};

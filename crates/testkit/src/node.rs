@@ -227,13 +227,29 @@ impl TestNode {
     pub fn kill_process(&self, name: &str) {
         let old = self.pid_of(name).expect("it runs");
         kill(old);
+        self.wait_for_another(name, Some(old));
+    }
+
+    /// Waits until `control` or `router` serves with another process id than `old`.
+    ///
+    /// # Panics
+    /// It does not in time.
+    pub fn wait_for_another(&self, name: &str, old: Option<i32>) {
         self.wait_for(&format!("another {name}"), || {
             let path = self.data.join("run").join(format!("{name}.pid"));
             let text = fs::read_to_string(path).unwrap_or_default();
             let mut lines = text.lines();
-            lines.next().and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| pid != old)
-                && lines.next() == Some("ready")
+            let pid = lines.next().and_then(|pid| pid.parse().ok());
+            pid.is_some() && pid != old && lines.next() == Some("ready")
         });
+    }
+
+    /// Process id of the supervisor.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn supervisor_pid(&self) -> u32 {
+        self.supervisor.as_ref().expect("it runs").id()
     }
 
     /// `kill -9` of the supervisor; control, router and dynos go on.
@@ -393,12 +409,12 @@ fn spawn(
     (child, api, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
 }
 
-fn signal(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, signal);
     }

@@ -1,5 +1,6 @@
 //! The formation: which dynos of it to create, to start and to retire.
 
+use super::cycle::cycle_at;
 use super::{Action, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, NewDyno, Phase, Plan};
 use super::{RetireCause, WEB};
 use crate::Millis;
@@ -74,7 +75,7 @@ impl Scope<'_> {
                     overlap += 1;
                     self.create(ordinal, Some(holder), plan);
                 }
-                Phase::Starting | Phase::Up => {}
+                Phase::Starting | Phase::Up => self.wake_for_cycle(holder, plan),
             }
         }
         self.thin_out_web(plan);
@@ -138,8 +139,9 @@ impl Scope<'_> {
                 Phase::Crashed => {}
                 _ if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),
                 _ if dyno.stop_requested => self.retire(dyno, RetireCause::Stopped, plan),
-                _ if !self.is_fresh(dyno) => self.retire(dyno, RetireCause::Replaced, plan),
-                _ => {}
+                _ if !self.is_current(dyno) => self.retire(dyno, RetireCause::Replaced, plan),
+                _ if self.is_due(dyno) => self.retire(dyno, RetireCause::Cycled, plan),
+                _ => self.wake_for_cycle(dyno, plan),
             }
         }
         for ordinal in 1..=self.quantity {
@@ -156,8 +158,30 @@ impl Scope<'_> {
         self.dynos.iter().copied().find(|dyno| dyno.ordinal == ordinal && !dyno.label_is_free())
     }
 
-    /// Whether it is what the current release and formation want.
+    /// Whether it may stay as it is.
     fn is_fresh(&self, dyno: &DynoActual) -> bool {
+        self.is_current(dyno) && !self.is_due(dyno)
+    }
+
+    /// When it is to be cycled. One that does not run yet, or is on its way out, is not.
+    fn cycle_at(&self, dyno: &DynoActual) -> Option<Millis> {
+        let runs = dyno.phase == Phase::Up && !dyno.retired && dyno.draining_at.is_none();
+        let after_ms = self.desired.cycle_after_ms.filter(|_| runs)?;
+        Some(cycle_at(dyno.id, dyno.created_at, after_ms))
+    }
+
+    fn is_due(&self, dyno: &DynoActual) -> bool {
+        self.cycle_at(dyno).is_some_and(|at| self.now >= at)
+    }
+
+    fn wake_for_cycle(&self, dyno: &DynoActual, plan: &mut Plan) {
+        if let Some(at) = self.cycle_at(dyno).filter(|at| *at > self.now) {
+            plan.wake(at);
+        }
+    }
+
+    /// Whether it is what the current release and formation want.
+    fn is_current(&self, dyno: &DynoActual) -> bool {
         self.wanted.is_some_and(|(wanted, release)| {
             dyno.release_version == release.version
                 && dyno.restart_generation == self.desired.restart_generation
@@ -195,6 +219,7 @@ impl Scope<'_> {
             size: wanted.size.clone(),
             command: wanted.command.clone(),
             supersedes: holder.map(|dyno| dyno.id),
+            cycles: holder.is_some_and(|dyno| self.is_current(dyno) && self.is_due(dyno)),
         }));
     }
 }

@@ -1,7 +1,9 @@
 //! The planner: what to do next so that an app's dynos become what is wanted.
 //!
 //! In: what is wanted ([`AppDesired`]: formation, current release, restart generation), what there is
-//! ([`AppActual`]: dyno rows together with what the driver says of them) and the time. Out: a [`Plan`]:
+//! ([`AppActual`]: dyno rows together with what the driver says of them) and the time, which only ever passes: rows'
+//! times are put into it by [`Steady`], so that a jump of the machine's clock neither hurries nor holds up anything.
+//! Out: a [`Plan`]:
 //! the next actions, none of which waits, and when to ask again though nothing happened. Whoever carries
 //! actions out (the dyno manager) asks again after each round until there is nothing to do.
 //!
@@ -21,9 +23,11 @@
 //! Source: Heroku's "Dynos and the Dyno Manager", "Preboot"; design.md section 5.
 
 mod back_off;
+mod cycle;
 mod formation;
 mod handover;
 mod one_off;
+mod steady;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -31,6 +35,7 @@ mod world;
 
 pub use back_off::{COOL_OFFS_MS, Crash, STABLE_AFTER_MS, after_crash};
 pub use handover::serving_release;
+pub use steady::Steady;
 
 use crate::dyno::DynoKind;
 use crate::{DynoId, Millis, ReleaseId};
@@ -59,6 +64,8 @@ pub struct AppDesired {
     pub formation: Vec<DesiredType>,
     /// How many web dynos may go on serving beyond the wanted number while their successors boot; at least 1.
     pub max_surge: u32,
+    /// Dynos are replaced after so many milliseconds and up to 15 % more; `None` never.
+    pub cycle_after_ms: Option<Millis>,
 }
 
 /// The current release.
@@ -138,6 +145,8 @@ pub enum RetireCause {
     Stopped,
     /// A one-off's time to live is over.
     Expired,
+    /// It has been there for so long that it is cycled.
+    Cycled,
 }
 
 /// Why a dyno is killed.
@@ -180,6 +189,8 @@ pub struct NewDyno {
     /// The dyno that held the label until now: a serving web dyno that stays until successors are up, or
     /// a crashed one whose row is closed.
     pub supersedes: Option<DynoId>,
+    /// What it supersedes is as it should be, and only cycled.
+    pub cycles: bool,
 }
 
 /// What to do, and when to ask again at the latest.
@@ -216,7 +227,7 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
     for dyno in &actual.dynos {
         see_out(dyno, now, &mut plan);
         if dyno.kind != DynoKind::Formation {
-            one_off::plan(dyno, now, &mut plan);
+            one_off::plan(dyno, desired.cycle_after_ms, now, &mut plan);
         }
     }
     // What was read as wanted is older than what already runs: decide nothing on it.

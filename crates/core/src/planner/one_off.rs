@@ -1,10 +1,12 @@
 //! One-off dynos (`heroku run`, the release phase): started once, never again.
 
+use super::cycle::cycle_at;
 use super::{ATTACH_TIMEOUT_MS, Action, DynoActual, Phase, Plan, RetireCause};
 use crate::Millis;
+use crate::dyno::DynoKind;
 
 /// The next step of one one-off that is not on its way out.
-pub(super) fn plan(dyno: &DynoActual, now: Millis, plan: &mut Plan) {
+pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Millis, plan: &mut Plan) {
     if dyno.draining_at.is_some() {
         return;
     }
@@ -31,11 +33,21 @@ pub(super) fn plan(dyno: &DynoActual, now: Millis, plan: &mut Plan) {
             }
         }
         Phase::Created => plan.push(Action::Spawn { dyno_id }),
-        Phase::Starting | Phase::Up => match dyno.expires_at {
-            Some(at) if now >= at => plan.push(Action::Retire { dyno_id, cause: RetireCause::Expired }),
-            Some(at) => plan.wake(at),
-            None => {}
-        },
+        Phase::Starting | Phase::Up => {
+            // A release's command has a time of its own.
+            let cycled = cycle_after_ms.filter(|_| dyno.kind == DynoKind::Run);
+            let ends = [
+                (dyno.expires_at, RetireCause::Expired),
+                (cycled.map(|after| cycle_at(dyno_id, dyno.created_at, after)), RetireCause::Cycled),
+            ];
+            let next =
+                ends.into_iter().filter_map(|(at, cause)| Some((at?, cause))).min_by_key(|(at, _)| *at);
+            match next {
+                Some((at, cause)) if now >= at => plan.push(Action::Retire { dyno_id, cause }),
+                Some((at, _)) => plan.wake(at),
+                None => {}
+            }
+        }
         Phase::Crashed => plan.push(Action::End { dyno_id }),
     }
 }

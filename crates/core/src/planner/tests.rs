@@ -99,8 +99,7 @@ fn crashes_are_answered_at_once_and_then_after_twenty_and_forty_minutes() {
         world.settle();
         world.boot(0);
         world.exit(0);
-        let plan = plan(&world.desired, &world.actual, world.now);
-        let wait = plan.wake_at.map_or(0, |at| at - world.now);
+        let wait = world.plan().wake_at.map_or(0, |at| at - world.now);
         waits.push(wait / 60_000);
         world.now += wait;
     }
@@ -159,14 +158,14 @@ fn a_dyno_that_drains_is_stopped_when_the_router_is_done_or_thirty_seconds_have_
     world.scale("web", 0);
     world.settle();
     assert!(world.actual.dynos[0].stopping_at.is_none(), "requests are in flight");
-    let wake = plan(&world.desired, &world.actual, world.now).wake_at.expect("the drain has an end");
+    let wake = world.plan().wake_at.expect("the drain has an end");
     assert_eq!(wake, world.now + DRAIN_TIMEOUT_MS);
     world.now = wake;
     world.settle();
     assert_eq!(world.actual.dynos[0].stopping_at, Some(wake));
     world.now += STUCK_AFTER_MS;
     assert_eq!(
-        plan(&world.desired, &world.actual, world.now).actions,
+        world.plan().actions,
         [Action::Kill { dyno_id: world.actual.dynos[0].id, cause: KillCause::Stuck }]
     );
 }
@@ -177,7 +176,7 @@ fn a_web_dyno_that_does_not_boot_is_killed_once() {
     world.settle();
     world.actual.dynos[0].boot_timed_out = true;
     let kill = Action::Kill { dyno_id: world.actual.dynos[0].id, cause: KillCause::BootTimeout };
-    assert_eq!(plan(&world.desired, &world.actual, world.now).actions, [kill]);
+    assert_eq!(world.plan().actions, [kill]);
     assert_eq!(world.settle(), 1);
 }
 
@@ -208,23 +207,14 @@ fn an_attached_one_off_waits_thirty_seconds_for_its_client() {
     one_off.attached = true;
     let id = one_off.id;
     world.desired.formation.clear();
-    assert_eq!(
-        plan(&world.desired, &world.actual, world.now),
-        Plan { actions: vec![], wake_at: Some(world.now + ATTACH_TIMEOUT_MS) }
-    );
+    assert_eq!(world.plan(), Plan { actions: vec![], wake_at: Some(world.now + ATTACH_TIMEOUT_MS) });
     world.now += ATTACH_TIMEOUT_MS;
-    assert_eq!(
-        plan(&world.desired, &world.actual, world.now).actions,
-        [Action::GiveUpAttach { dyno_id: id }]
-    );
+    assert_eq!(world.plan().actions, [Action::GiveUpAttach { dyno_id: id }]);
     world.actual.dynos[0].attached = false;
-    assert_eq!(plan(&world.desired, &world.actual, world.now).actions, [Action::Spawn { dyno_id: id }]);
+    assert_eq!(world.plan().actions, [Action::Spawn { dyno_id: id }]);
     world.actual.dynos[0].phase = Phase::Up;
     world.actual.dynos[0].expires_at = Some(world.now);
-    assert_eq!(
-        plan(&world.desired, &world.actual, world.now).actions,
-        [Action::Retire { dyno_id: id, cause: RetireCause::Expired }]
-    );
+    assert_eq!(world.plan().actions, [Action::Retire { dyno_id: id, cause: RetireCause::Expired }]);
 }
 
 /// What may happen to an app and its processes between two looks of the planner.
@@ -242,6 +232,12 @@ enum Happening {
     Drained(usize),
     Wait(i64),
     DropCode,
+    /// The wall clock jumps by so many hours.
+    ClockJump(i64),
+    /// Control is killed, and another one reads the rows.
+    ControlRestart,
+    /// Cycling is switched on, or off with 0; minutes.
+    Cycle(i64),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -259,6 +255,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => (0usize..12).prop_map(Happening::Drained),
         4 => (0i64..3_000_000).prop_map(Happening::Wait),
         1 => Just(Happening::DropCode),
+        2 => (-240i64..240).prop_map(Happening::ClockJump),
+        1 => Just(Happening::ControlRestart),
+        1 => (0i64..90).prop_map(Happening::Cycle),
     ]
 }
 
@@ -290,6 +289,11 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Boot(index) => world.boot(index),
         Happening::Exit(index) => world.exit(index),
         Happening::Wait(ms) => world.now += ms,
+        Happening::ClockJump(hours) => world.wall_ahead += hours * 3_600_000,
+        Happening::ControlRestart => world.steady = Steady::default(),
+        Happening::Cycle(minutes) => {
+            world.desired.cycle_after_ms = (minutes > 0).then_some(minutes * 60_000);
+        }
         // Formation dynos vanish with the code; a later deploy brings it back.
         Happening::DropCode => world.desired.formation.iter_mut().for_each(|wanted| wanted.quantity = 0),
     }
@@ -299,7 +303,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     /// The invariants are asserted by the world at every action; here: it settles after each happening,
-    /// settling twice changes nothing, and it converges once things go well.
+    /// settling twice changes nothing, and it converges once things go well. The wall clock may jump by days, in both
+    /// directions: nothing is hurried, and nothing is held up for longer than the longest cool-off.
     #[test]
     fn whatever_happens_the_invariants_hold_and_it_converges(
         web in 0u32..4,
@@ -314,10 +319,102 @@ proptest! {
             world.settle();
             prop_assert_eq!(world.settle(), 0, "settled means silent");
         }
+        world.desired.cycle_after_ms = None;
         world.calm();
         world.assert_converged();
-        prop_assert_eq!(plan(&world.desired, &world.actual, world.now), Plan::default());
+        prop_assert_eq!(world.plan(), Plan::default());
     }
+}
+
+const DAY_MS: Millis = 24 * 60 * 60_000;
+
+#[test]
+fn a_jump_of_the_clock_changes_nothing_for_dynos_that_run() {
+    for days in [-30, -3, 3, 30] {
+        let mut world = World::new(vec![wanted("web", 2), wanted("worker", 2)]);
+        world.desired.cycle_after_ms = Some(DAY_MS);
+        world.calm_for(60_000);
+        world.wall_ahead = days * DAY_MS;
+        assert_eq!(world.settle(), 0, "{days} days");
+        let wake_at = world.plan().wake_at.expect("dynos are cycled");
+        assert!((world.now..world.now + 2 * DAY_MS).contains(&wake_at), "{days} days: {wake_at}");
+    }
+}
+
+#[test]
+fn a_back_off_and_a_drain_last_as_long_as_they_should_though_the_clock_jumps() {
+    for (days, restarted) in [(-3, false), (3, false), (-3, true)] {
+        let mut world = World::new(vec![wanted("web", 1), wanted("worker", 1)]);
+        world.calm();
+        for _ in 0..2 {
+            world.settle();
+            let worker = world.actual.dynos.iter().position(|dyno| dyno.process_type == "worker");
+            world.exit(worker.expect("the first crash is answered at once"));
+        }
+        world.scale("web", 0);
+        world.settle();
+        world.wall_ahead = days * DAY_MS;
+        if restarted {
+            world.steady = Steady::default();
+        }
+        assert_eq!(world.settle(), 0, "{days} days: nothing is hurried");
+        assert_eq!(world.plan().wake_at, Some(world.now + DRAIN_TIMEOUT_MS), "{days} days");
+        world.now += DRAIN_TIMEOUT_MS;
+        assert_eq!(world.settle(), 1, "{days} days: the drain ends");
+        world.now += COOL_OFFS_MS[1];
+        world.settle();
+        let worker = world.actual.dynos.iter().find(|dyno| dyno.process_type == "worker");
+        assert_eq!(worker.expect("there").phase, Phase::Starting, "{days} days");
+    }
+}
+
+#[test]
+fn a_one_off_lives_no_longer_than_it_may_though_the_clock_goes_back() {
+    let mut world = World::new(vec![wanted("worker", 1)]);
+    world.settle();
+    world.boot(0);
+    world.desired.formation.clear();
+    let one_off = &mut world.actual.dynos[0];
+    one_off.kind = DynoKind::Run;
+    one_off.expires_at = Some(one_off.created_at + 60_000);
+    for restarted in [false, true] {
+        world.wall_ahead -= 5 * DAY_MS;
+        if restarted {
+            world.steady = Steady::default();
+        }
+        let wake_at = world.plan().wake_at.expect("it has an end");
+        assert!(wake_at <= world.now + 60_000, "{wake_at}");
+    }
+}
+
+#[test]
+fn cycling_replaces_web_before_it_leaves_and_other_types_in_turn() {
+    let mut world = World::new(vec![wanted("web", 2), wanted("worker", 1)]);
+    world.desired.cycle_after_ms = Some(DAY_MS);
+    world.calm_for(60_000);
+    let first: Vec<DynoId> = world.actual.dynos.iter().map(|dyno| dyno.id).collect();
+    world.now += DAY_MS - 120_000;
+    assert_eq!(world.settle(), 0, "not a minute before its time");
+    world.now += DAY_MS * 15 / 100 + 120_000;
+    let plan = world.plan();
+    let cycles = |action: &&Action| match action {
+        Action::Create(new) => new.cycles && new.process_type == WEB && new.supersedes.is_some(),
+        Action::Retire { cause, .. } => *cause == RetireCause::Cycled,
+        _ => false,
+    };
+    assert_eq!(plan.actions.iter().filter(cycles).count(), 3, "{:?}", plan.actions);
+    world.settle();
+    assert_eq!(world.actual.dynos.iter().filter(|dyno| dyno.process_type == WEB && dyno.serves()).count(), 2);
+    world.calm_for(60_000);
+    world.assert_converged();
+    assert!(world.actual.dynos.iter().all(|dyno| !first.contains(&dyno.id)), "each has been replaced");
+    // A one-off has the same end.
+    world.actual.dynos.retain(|dyno| dyno.process_type == "worker");
+    world.actual.dynos[0].kind = DynoKind::Run;
+    world.desired.formation.clear();
+    world.now += DAY_MS * 115 / 100;
+    let dyno_id = world.actual.dynos[0].id;
+    assert_eq!(world.plan().actions, [Action::Retire { dyno_id, cause: RetireCause::Cycled }]);
 }
 
 #[test]

@@ -2,17 +2,27 @@
 //! processes boot, crash and end when the test says so. Checks the invariants at every action.
 
 use super::*;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Wanted and actual state of one app, the time, and what has been seen.
 pub struct World {
     pub desired: AppDesired,
+    /// As rows have it: times by the wall clock.
     pub actual: AppActual,
+    /// Time that only passes.
     pub now: Millis,
+    /// How far the wall clock is ahead of it.
+    pub wall_ahead: Millis,
+    /// What control remembers until it is killed.
+    pub steady: Steady,
+    /// Since when each dyno drains, and is being stopped.
+    draining_since: BTreeMap<DynoId, Millis>,
+    stopping_since: BTreeMap<DynoId, Millis>,
     next_id: u128,
     newest_created: i64,
     /// When each dyno came up, by position in no particular order.
-    up_since: std::collections::BTreeMap<DynoId, Millis>,
+    up_since: BTreeMap<DynoId, Millis>,
 }
 
 pub fn wanted(process_type: &str, quantity: u32) -> DesiredType {
@@ -28,9 +38,19 @@ impl World {
     pub fn new(formation: Vec<DesiredType>) -> Self {
         let release = DesiredRelease { id: ReleaseId(Uuid::from_u128(1)), version: 1 };
         Self {
-            desired: AppDesired { release: Some(release), restart_generation: 0, formation, max_surge: 100 },
+            desired: AppDesired {
+                release: Some(release),
+                restart_generation: 0,
+                formation,
+                max_surge: 100,
+                cycle_after_ms: None,
+            },
             actual: AppActual::default(),
             now: 1_000_000,
+            wall_ahead: 0,
+            steady: Steady::default(),
+            draining_since: BTreeMap::new(),
+            stopping_since: BTreeMap::new(),
             next_id: 1,
             newest_created: 0,
             up_since: Default::default(),
@@ -65,12 +85,29 @@ impl World {
         if self.desired.release.is_none() { 0 } else { web.map_or(0, |web| web.quantity as usize) }
     }
 
+    fn wall(&self) -> Millis {
+        self.now + self.wall_ahead
+    }
+
+    /// What the planner says now.
+    pub fn plan(&mut self) -> Plan {
+        let mut actual = self.actual.clone();
+        self.steady.translate(&mut actual, self.wall(), self.now);
+        plan(&self.desired, &actual, self.now)
+    }
+
     /// Plans and carries out until nothing is left to do at this time; the number of rounds with actions.
     pub fn settle(&mut self) -> usize {
         for round in 0..20 {
-            let plan = plan(&self.desired, &self.actual, self.now);
+            let plan = self.plan();
             if plan.actions.is_empty() {
-                assert!(plan.wake_at.is_none_or(|at| at > self.now), "a wake-up that lies in the past");
+                let longest = *COOL_OFFS_MS.last().expect("a list that is not empty");
+                let longest = longest.max(self.desired.cycle_after_ms.map_or(0, |after| after * 2));
+                let fits = |at: Millis| at > self.now && at <= self.now + longest;
+                assert!(
+                    plan.wake_at.is_none_or(fits),
+                    "a wake-up in the past, or after any time that there is"
+                );
                 return round;
             }
             for action in plan.actions {
@@ -81,7 +118,7 @@ impl World {
     }
 
     fn apply(&mut self, action: Action) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall());
         match action {
             Action::Create(new) => self.create(new),
             Action::Spawn { dyno_id } => {
@@ -94,8 +131,9 @@ impl World {
                 let dyno = self.find(dyno_id);
                 assert!(dyno.draining_at.is_none(), "retired twice");
                 dyno.retired = true;
-                dyno.draining_at = Some(now);
+                dyno.draining_at = Some(wall);
                 dyno.drained = dyno.process_type != WEB || dyno.phase != Phase::Up;
+                self.draining_since.insert(dyno_id, now);
                 if cause != RetireCause::Stopped && healthy_before > self.healthy_web() {
                     assert!(
                         self.healthy_web() >= wanted.min(healthy_before),
@@ -106,9 +144,19 @@ impl World {
             Action::Stop { dyno_id } => {
                 let dyno = self.find(dyno_id);
                 assert!(dyno.stopping_at.is_none(), "stopped twice");
-                dyno.stopping_at = Some(now);
+                dyno.stopping_at = Some(wall);
+                let drained = dyno.drained;
+                let drains_for = now - self.draining_since[&dyno_id];
+                assert!(drained || drains_for >= DRAIN_TIMEOUT_MS, "requests are cut after {drains_for} ms");
+                self.stopping_since.insert(dyno_id, now);
             }
-            Action::Kill { dyno_id, .. } => self.find(dyno_id).killed = true,
+            Action::Kill { dyno_id, cause } => {
+                if cause == KillCause::Stuck {
+                    let stops_for = now - self.stopping_since[&dyno_id];
+                    assert!(stops_for >= STUCK_AFTER_MS, "killed {stops_for} ms after SIGTERM");
+                }
+                self.find(dyno_id).killed = true;
+            }
             Action::End { dyno_id } | Action::GiveUpAttach { dyno_id } => {
                 let phase = self.find(dyno_id).phase;
                 assert!(matches!(phase, Phase::Created | Phase::Crashed), "ended while its process runs");
@@ -157,7 +205,7 @@ impl World {
             boot_timed_out: false,
             killed: false,
             expires_at: None,
-            created_at: self.now,
+            created_at: self.wall(),
         });
         self.next_id += 1;
     }
@@ -193,7 +241,7 @@ impl World {
             if of_this { crash.crashes } else { 0 }
         });
         let up_for = self.up_since.get(&dyno.id).map(|since| self.now - since);
-        let (crashes, next_start_at) = after_crash(earlier, up_for, self.now);
+        let (crashes, next_start_at) = after_crash(earlier, up_for, self.wall());
         self.actual
             .crashes
             .retain(|crash| (&crash.process_type, crash.ordinal) != (&dyno.process_type, dyno.ordinal));
@@ -209,6 +257,12 @@ impl World {
 
     /// Lets everything go well until nothing changes any more: processes boot and end when told to.
     pub fn calm(&mut self) {
+        self.calm_for(Millis::MAX);
+    }
+
+    /// The same, waiting at most so long for what time brings.
+    pub fn calm_for(&mut self, patience: Millis) {
+        let until = self.now.saturating_add(patience);
         for _ in 0..60 {
             let rounds = self.settle();
             let mut moved = rounds > 0;
@@ -228,9 +282,9 @@ impl World {
             }
             if !moved {
                 // Wait until no slot cools off any more.
-                match plan(&self.desired, &self.actual, self.now).wake_at {
-                    Some(at) => self.now = at,
-                    None => return,
+                match self.plan().wake_at {
+                    Some(at) if at <= until => self.now = at,
+                    _ => return,
                 }
             }
         }

@@ -52,7 +52,7 @@ impl Drop for CloseOnDrop {
 /// One connection's reading half and what it tells.
 struct Reader {
     shared: Arc<Shared>,
-    plan: Arc<LaunchPlan>,
+    dyno_id: DynoId,
     events: Option<mpsc::Sender<DynoEvent>>,
     stdin_window: Arc<Semaphore>,
     pid: Arc<AtomicU32>,
@@ -94,7 +94,7 @@ pub(super) async fn connect(
     } else {
         sent.map_err(failed("write to it"))?;
     }
-    let (handle, mut running, reader, alive, inbox) = parts(shared, plan);
+    let (handle, mut running, reader, alive, inbox) = parts(shared, dyno_id, Some(&plan));
     let window = CloseOnDrop(Arc::clone(&reader.stdin_window));
     running.tasks.spawn(async move {
         tokio::select! {
@@ -106,9 +106,14 @@ pub(super) async fn connect(
     Ok((handle, running))
 }
 
-/// The handle of a dyno that ended while nobody was connected: tells what it left, and its end.
-pub(super) fn bury(shared: &Arc<Shared>, plan: LaunchPlan) -> (DynoHandle, Running) {
-    let (handle, mut running, mut reader, alive, _) = parts(shared, plan);
+/// The handle of a dyno that ended while nobody was connected: tells what it left, and its end. Without `plan` its
+/// run folder is gone: the machine was started anew.
+pub(super) fn bury(
+    shared: &Arc<Shared>,
+    dyno_id: DynoId,
+    plan: Option<&LaunchPlan>,
+) -> (DynoHandle, Running) {
+    let (handle, mut running, mut reader, alive, _) = parts(shared, dyno_id, plan);
     running.tasks.spawn(async move {
         reader.heard = true;
         reader.end().await;
@@ -119,27 +124,26 @@ pub(super) fn bury(shared: &Arc<Shared>, plan: LaunchPlan) -> (DynoHandle, Runni
 
 type Parts = (DynoHandle, Running, Reader, watch::Sender<()>, mpsc::Receiver<Action>);
 
-fn parts(shared: &Arc<Shared>, plan: LaunchPlan) -> Parts {
-    let dyno_id = plan.spec.dyno_id;
+fn parts(shared: &Arc<Shared>, dyno_id: DynoId, plan: Option<&LaunchPlan>) -> Parts {
     let (event_sender, events) = mpsc::channel(EVENTS);
     let (actions, inbox) = mpsc::channel(ACTIONS);
     let (alive, connection) = watch::channel(());
     let stdin_window = Arc::new(Semaphore::new(STDIN_WINDOW_BYTES));
     let pid = Arc::new(AtomicU32::new(0));
-    let address =
-        plan.network.zip(plan.spec.port).map(|(network, port)| SocketAddr::from((network.address, port)));
-    let slot = plan.network.map(|network| u32::from(network.address) - u32::from(shared.node.subnet));
+    let network = plan.and_then(|plan| plan.network);
+    let port = plan.and_then(|plan| plan.spec.port);
+    let address = network.zip(port).map(|(network, port)| SocketAddr::from((network.address, port)));
+    let slot = network.map(|network| u32::from(network.address) - u32::from(shared.node.subnet));
     let handle = DynoHandle {
         dyno_id,
         address,
-        spec: Arc::new(plan.spec.clone()),
         events,
         control: DynoControl::new(dyno_id, actions.clone(), Arc::clone(&stdin_window)),
     };
     let running = Running { actions, connection, pid: Arc::clone(&pid), slot, tasks: JoinSet::new() };
     let reader = Reader {
         shared: Arc::clone(shared),
-        plan: Arc::new(plan),
+        dyno_id,
         events: Some(event_sender),
         stdin_window,
         pid,
@@ -193,12 +197,12 @@ impl Reader {
                         Ok(Some(message)) => self.hear(message).await,
                         Ok(None) => {}
                         Err(error) => {
-                            tracing::warn!(dyno = %self.dyno_id(), %error, "dyno-init spoke nonsense")
+                            tracing::warn!(dyno = %self.dyno_id, %error, "dyno-init spoke nonsense")
                         }
                     },
                     Ok(None) => break,
                     Err(error) => {
-                        tracing::error!(dyno = %self.dyno_id(), %error, "dyno-init spoke nonsense");
+                        tracing::error!(dyno = %self.dyno_id, %error, "dyno-init spoke nonsense");
                         return;
                     }
                 }
@@ -207,10 +211,6 @@ impl Reader {
         if self.events.is_some() {
             self.end().await;
         }
-    }
-
-    fn dyno_id(&self) -> DynoId {
-        self.plan.spec.dyno_id
     }
 
     async fn hear(&mut self, message: FromDynoInit) {
@@ -258,20 +258,21 @@ impl Reader {
 
     /// dyno-init is gone without having told the end: what it left on disk tells it.
     async fn end(&mut self) {
-        let (shared, plan) = (Arc::clone(&self.shared), Arc::clone(&self.plan));
-        if !shared.owner_gone(self.dyno_id(), OWNER_GONE).await {
+        let (shared, dyno_id) = (Arc::clone(&self.shared), self.dyno_id);
+        if !shared.owner_gone(self.dyno_id, OWNER_GONE).await {
             // It lives, so another control has connected to it, and this one is on its way out.
             return;
         }
         let after = self.last_sequence;
         let left = tokio::task::spawn_blocking(move || {
-            let group = shared.hierarchies.group(&plan.cgroup);
-            if let Err(error) = group.kill() {
-                tracing::error!(cgroup = plan.cgroup, %error, "cannot kill what is left of a dyno");
+            let cgroup = shared.node.dyno_cgroup(dyno_id);
+            if let Err(error) = shared.hierarchies.group(&cgroup).kill() {
+                tracing::error!(cgroup, %error, "cannot kill what is left of a dyno");
             }
-            let lines = ring::salvage(&plan.state_folder.join(file::RING)).unwrap_or_default();
-            let complaints = std::fs::read_to_string(plan.run_folder.join(COMPLAINTS)).unwrap_or_default();
-            (lines, ExitRecord::read(&plan.state_folder), complaints)
+            let (state, run) = (shared.folders.state(dyno_id), shared.folders.run(dyno_id));
+            let lines = ring::salvage(&state.join(file::RING)).unwrap_or_default();
+            let complaints = std::fs::read_to_string(run.join(COMPLAINTS)).unwrap_or_default();
+            (lines, ExitRecord::read(&state), complaints)
         });
         let Ok((lines, record, complaints)) = left.await else { return };
         for line in lines {

@@ -126,6 +126,11 @@ impl Folders {
         self.state(dyno_id).join(file::LOCK).exists() && self.lock(dyno_id).is_none()
     }
 
+    /// Whether a dyno-init has ever got so far that there may be lines of its dyno.
+    pub fn has_run(&self, dyno_id: DynoId) -> bool {
+        self.state(dyno_id).join(file::RING).exists()
+    }
+
     /// Waits for the dyno-init's end; kills it when it does not come.
     pub fn wait_for_end(&self, dyno_id: DynoId, pid: u32) {
         let begun = Instant::now();

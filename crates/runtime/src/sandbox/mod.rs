@@ -285,11 +285,15 @@ impl SandboxDriver {
             Some(plan) if lives => match connection::connect(shared, plan.clone(), None).await {
                 Ok(parts) => parts,
                 // It died between the two looks.
-                Err(_) if shared.owner_gone(dyno_id, Duration::ZERO).await => connection::bury(shared, plan),
+                Err(_) if shared.owner_gone(dyno_id, Duration::ZERO).await => {
+                    connection::bury(shared, dyno_id, Some(&plan))
+                }
                 Err(error) => return Err(error),
             },
-            Some(plan) => connection::bury(shared, plan),
-            // After a reboot, or of a start that did not get far: there is nothing to tell.
+            Some(plan) => connection::bury(shared, dyno_id, Some(&plan)),
+            // After a reboot: its last lines, and its end if it had one before, are on the disk.
+            None if shared.folders.has_run(dyno_id) => connection::bury(shared, dyno_id, None),
+            // Of a start that did not get far, there is nothing to tell.
             None => {
                 Arc::clone(shared)
                     .blocking(move |shared| shared.folders.remove(&shared.node, &shared.hierarchies, dyno_id))

@@ -95,7 +95,7 @@ impl AppLoop {
         crash_point::hit("dyno.created");
         if let Some(old) = superseded {
             if old.state != DynoState::Crashed {
-                self.log(old, log_text::RESTARTING);
+                self.log(old, if new.cycles { log_text::CYCLING } else { log_text::RESTARTING });
             }
             self.log(old, log_text::state_changed(old.state, DynoState::Starting));
         }
@@ -129,6 +129,12 @@ impl AppLoop {
             RetireCause::Replaced => {
                 self.log(row, log_text::RESTARTING);
                 self.log(row, log_text::state_changed(row.state, DynoState::Starting));
+            }
+            RetireCause::Cycled => {
+                self.log(row, log_text::CYCLING);
+                if row.kind == DynoKind::Formation {
+                    self.log(row, log_text::state_changed(row.state, DynoState::Starting));
+                }
             }
             RetireCause::ScaledDown | RetireCause::Stopped if row.kind == DynoKind::Formation => {
                 self.log(row, log_text::state_changed(row.state, DynoState::Down));

@@ -2,7 +2,7 @@
 
 use super::attach::Client;
 use super::certificates::Certificates;
-use super::{DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes};
+use super::{DynoSettings, DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes, steady_ms};
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::app::App;
@@ -12,11 +12,11 @@ use ferroku_core::domain::{Domain, DomainStatus};
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::formation::Formation;
 use ferroku_core::planner::{
-    self, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, Phase, WEB,
+    self, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, Phase, Plan, WEB,
 };
 use ferroku_core::protocol::router::Probed;
 use ferroku_core::release::Release;
-use ferroku_core::{AppId, DomainId, DynoId, ReleaseId};
+use ferroku_core::{AppId, DomainId, DynoId, Millis, ReleaseId};
 use ferroku_runtime::{DynoControl, DynoEvent, DynoHandle};
 use ferroku_store::{StoreError, app_features, apps, domains, dyno_crashes, dynos, formations, releases};
 use std::collections::HashMap;
@@ -102,6 +102,7 @@ pub(super) struct AppLoop {
     /// Config vars of the release that was current last.
     config_vars: Option<(ReleaseId, ConfigVars)>,
     pub certificates: Certificates,
+    steady: planner::Steady,
 }
 
 /// What was read of an app.
@@ -133,6 +134,7 @@ impl AppLoop {
             closing: None,
             config_vars: None,
             certificates: Certificates::default(),
+            steady: planner::Steady::default(),
         }
     }
 
@@ -293,10 +295,10 @@ impl AppLoop {
         for _ in 0..MAX_ROUNDS {
             let Some(snapshot) = self.read().await? else { return Ok(None) };
             self.publish_route(&snapshot).await?;
-            let plan = planner::plan(&desired(&snapshot), &self.actual(&snapshot), now_ms());
+            let plan = self.plan(&snapshot);
             if plan.actions.is_empty() {
                 let wait = plan.wake_at.map_or(IDLE, |at| {
-                    let ms = u64::try_from(at - now_ms()).unwrap_or(0);
+                    let ms = u64::try_from(at - steady_ms()).unwrap_or(0);
                     IDLE.min(Duration::from_millis(ms))
                 });
                 return Ok(Some(wait));
@@ -325,6 +327,13 @@ impl AppLoop {
                 return Ok(Some(Snapshot { app, release, formation, dynos, crashes, domains, features }));
             }
         }
+    }
+
+    fn plan(&mut self, snapshot: &Snapshot) -> Plan {
+        let mut actual = self.actual(snapshot);
+        let now = steady_ms();
+        self.steady.translate(&mut actual, now_ms(), now);
+        planner::plan(&desired(snapshot, &self.shared.parts.settings), &actual, now)
     }
 
     fn actual(&self, snapshot: &Snapshot) -> AppActual {
@@ -426,7 +435,7 @@ impl AppLoop {
 }
 
 /// What is wanted of an app.
-fn desired(snapshot: &Snapshot) -> AppDesired {
+fn desired(snapshot: &Snapshot, settings: &DynoSettings) -> AppDesired {
     AppDesired {
         release: snapshot
             .release
@@ -445,5 +454,6 @@ fn desired(snapshot: &Snapshot) -> AppDesired {
             })
             .collect(),
         max_surge: MAX_SURGE,
+        cycle_after_ms: settings.cycle_after.and_then(|after| Millis::try_from(after.as_millis()).ok()),
     }
 }

@@ -8,6 +8,7 @@
 use ferroku_core::dyno::DynoState;
 
 pub const RESTARTING: &str = "Restarting";
+pub const CYCLING: &str = "Cycling";
 pub const AWAITING_CLIENT: &str = "Awaiting client";
 pub const STOPPING_ALL: &str = "Stopping all processes with SIGTERM";
 pub const STOPPING_REMAINING: &str = "Stopping remaining processes with SIGKILL";

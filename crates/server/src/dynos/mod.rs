@@ -39,8 +39,8 @@ use ferroku_runtime::{Driver, DynoHandle, RuntimeError, SandboxDriver};
 use ferroku_store::{Store, StoreError, dynos};
 use routes::Routes;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -67,6 +67,14 @@ pub struct Parts {
     pub domain: String,
     /// Told when a release command has ended.
     pub events: Arc<EventFeed>,
+    pub settings: DynoSettings,
+}
+
+/// What the node's admin chose for all dynos.
+#[derive(Debug, Clone, Default)]
+pub struct DynoSettings {
+    /// How long a dyno lives until it is cycled; `None`: as long as it can.
+    pub cycle_after: Option<Duration>,
 }
 
 /// Why the manager could not do something.
@@ -315,4 +323,10 @@ fn now_us() -> i64 {
 
 fn now_ms() -> Millis {
     now_us() / 1000
+}
+
+/// Time that only passes, whatever the machine's clock does; in milliseconds, from this process's first look on.
+fn steady_ms() -> Millis {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Millis::try_from(BEGIN.elapsed().as_millis()).unwrap_or(Millis::MAX)
 }

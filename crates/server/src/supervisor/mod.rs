@@ -230,6 +230,9 @@ impl Supervisor {
         }
         command.arg("--domain").arg(&self.args.domain);
         command.arg("--owner").arg(&self.args.owner);
+        if let Some(after) = self.args.dynos.cycle_dynos_after {
+            command.arg("--cycle-dynos-after").arg(format!("{}s", after.as_secs()));
+        }
         let acme = &self.args.acme;
         for (name, value) in
             [("--acme-directory", &acme.acme_directory), ("--acme-contact", &acme.acme_contact)]

@@ -14,7 +14,7 @@ use ferroku_core::slug::{ProcessTypes, Slug};
 use ferroku_core::{AccountId, AppId, ReleaseId, SlugId, uids};
 use ferroku_logplex::{Filter, Logplex};
 use ferroku_runtime::{Driver, SandboxConfig, SandboxDriver};
-use ferroku_server::dynos::{DynoManager, Parts};
+use ferroku_server::dynos::{DynoManager, DynoSettings, Parts};
 use ferroku_server::router_link::RouterLink;
 use ferroku_store::accounts::NewAccount;
 use ferroku_store::apps::NewApp;
@@ -131,6 +131,7 @@ impl Bench {
                 router: RouterLink::connect(data.join("run/router.sock")),
                 domain: "localhost".into(),
                 events: Arc::default(),
+                settings: DynoSettings::default(),
             });
             manager.start().await?;
             anyhow::Ok((manager, logplex, driver))

@@ -1,0 +1,36 @@
+//! Cycling: each dyno is replaced once it has been there for a day, and a little longer by its id, so that those of
+//! one deploy do not all go at once.
+//!
+//! Source: Heroku's "Automatic dyno restarts": 24 hours plus up to 216 minutes.
+
+use crate::{DynoId, Millis};
+
+/// How much later than due a dyno may be cycled, in percent of its time: Heroku's 216 minutes of a day.
+const JITTER_PERCENT: Millis = 15;
+
+/// When a dyno is to be cycled. Ids are random, which spreads the dynos.
+pub(super) fn cycle_at(dyno_id: DynoId, created_at: Millis, after_ms: Millis) -> Millis {
+    let spread = (after_ms * JITTER_PERCENT / 100).max(0) as u128;
+    created_at + after_ms + (dyno_id.0.as_u128() % (spread + 1)) as Millis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn dynos_of_one_moment_are_cycled_over_216_minutes() {
+        const MINUTE_MS: Millis = 60_000;
+        let mut seen = [0; 6];
+        for number in 0..600_u128 {
+            // As random as an id is.
+            let id = DynoId(Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)));
+            let late = cycle_at(id, 7, 24 * 60 * MINUTE_MS) - 7 - 24 * 60 * MINUTE_MS;
+            assert!((0..=216 * MINUTE_MS).contains(&late), "{late}");
+            assert_eq!(late, cycle_at(id, 7, 24 * 60 * MINUTE_MS) - 7 - 24 * 60 * MINUTE_MS);
+            seen[((late * 6 / (216 * MINUTE_MS)) as usize).min(5)] += 1;
+        }
+        assert!(seen.iter().all(|count| (50..=150).contains(count)), "{seen:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! What a node survives beyond the crash of one process at a named point: all of it killed at once, a reboot, a store
+//! that is locked, a disk without room or without inodes, a clock that jumps.
+//!
+//! After each: every dyno that should run runs, once; nothing of others is left on the machine; no acknowledged change
+//! is lost; what ended meanwhile has its exit status in the log; each line is there once.
+
+use ferroku_testkit::{NodeOptions, TestNode, leak};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Child;
+use std::time::Duration;
+
+/// An app whose worker numbers its lines, says a last one on SIGUSR1, and ends with status 7.
+const LIVE: &str = r#"
+mkdir -p live/public && cd live && echo here >public/index.html
+echo 'web: exec python3 -u -m http.server "$PORT" --directory public' >Procfile
+echo 'worker: exec bash worker.sh' >>Procfile
+cat >worker.sh <<'END'
+trap 'echo "last $HOSTNAME $i"; exit 7' USR1
+i=0
+while true; do i=$((i+1)); echo "line $HOSTNAME $i"; sleep 0.1; done
+END
+git init -q -b main && git add . && git commit -qm first && heroku git:remote -a live
+"#;
+
+/// Sets one numbered config var after the other on an app without dynos; notes each that was acknowledged, and the
+/// answer to each that was not.
+const LEDGER: &str = r#"
+i=0
+while [ ! -e stop ]; do
+    i=$((i+1))
+    answer=$(curl -s -m 60 -w ' %{http_code}' -X PATCH -H "Authorization: Bearer $HEROKU_API_KEY" \
+        -H 'Content-Type: application/json' -d "{\"N$i\":\"$i\"}" "$HEROKU_HOST/apps/ledger/config-vars")
+    case $answer in
+        *' 200') echo $i >>acknowledged ;;
+        *) echo "$answer" >>refused ;;
+    esac
+    sleep 0.2
+done
+"#;
+
+/// A node with two apps: one that runs, and one whose changes are counted.
+struct Patient {
+    node: TestNode,
+    ledger: Child,
+}
+
+impl Patient {
+    fn new(options: NodeOptions) -> Self {
+        let node = TestNode::start_with(options);
+        for name in ["live", "ledger"] {
+            assert_eq!(node.call("POST", "/apps", &format!(r#"{{"name":"{name}"}}"#)).0, 201);
+        }
+        node.run(LIVE).succeeded();
+        node.run("cd live && git push heroku main").succeeded();
+        let scale = r#"{"updates":[{"type":"web","quantity":2},{"type":"worker","quantity":1}]}"#;
+        assert_eq!(node.call("PATCH", "/apps/live/formation", scale).0, 200);
+        let ledger = node.shell(LEDGER).spawn().expect("bash runs");
+        let patient = Self { node, ledger };
+        patient.check("the start");
+        patient
+    }
+
+    /// Ids of the dynos of the running app by name, if all that should run runs and nothing else is there.
+    fn dynos(&self) -> Result<BTreeMap<String, String>, String> {
+        let (_, all) = self.node.call("GET", "/apps/live/dynos", "");
+        let text = |dyno: &Value, field: &str| dyno[field].as_str().unwrap_or_default().to_owned();
+        let each = all.as_array().into_iter().flatten();
+        let found: Vec<_> =
+            each.map(|dyno| (text(dyno, "name"), text(dyno, "state"), text(dyno, "id"))).collect();
+        let mut states: Vec<_> =
+            found.iter().map(|(name, state, _)| (name.as_str(), state.as_str())).collect();
+        states.sort_unstable();
+        if states != [("web.1", "up"), ("web.2", "up"), ("worker.1", "up")] {
+            return Err(format!("{states:?}"));
+        }
+        Ok(found.into_iter().map(|(name, _, id)| (name, id)).collect())
+    }
+
+    fn id_of(&self, name: &str) -> String {
+        self.dynos().expect("all is well before the blow")[name].clone()
+    }
+
+    fn log(&self) -> String {
+        self.node.run("heroku logs -n 1500 -a live").succeeded().text
+    }
+
+    /// All that must hold after each blow.
+    fn check(&self, after: &str) {
+        let mut dynos = Err(String::new());
+        for _ in 0..450 {
+            dynos = self.dynos();
+            if dynos.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let dynos = dynos.unwrap_or_else(|states| panic!("after {after}: {states}\n{}", self.node.log()));
+        self.node.wait_until_up("live");
+        let living: BTreeSet<String> = dynos.into_values().collect();
+        let strays = leak::strays(&self.node.data, &living);
+        assert!(strays.is_empty(), "after {after}:\n{}\n{}", strays.join("\n"), self.node.log());
+        let acknowledged = fs::read_to_string(self.node.work.join("acknowledged")).unwrap_or_default();
+        let vars = self.node.get("/apps/ledger/config-vars");
+        let lost: Vec<&str> =
+            acknowledged.lines().filter(|number| vars[format!("N{number}")] != **number).collect();
+        assert!(lost.is_empty(), "after {after}: acknowledged and lost: {lost:?}");
+        self.check_lines(after);
+    }
+
+    /// Each worker's lines are there once and without a gap.
+    fn check_lines(&self, after: &str) {
+        let log = self.log();
+        let mut numbers: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for line in log.lines() {
+            let Some((_, rest)) = line.split_once("app[worker.1]: line ") else { continue };
+            let (dyno, number) = rest.split_once(' ').expect("its id and a number");
+            numbers.entry(dyno).or_default().push(number.parse().expect("a number"));
+        }
+        for (dyno, numbers) in &numbers {
+            let gap = numbers.windows(2).find(|pair| pair[1] != pair[0] + 1);
+            assert!(gap.is_none(), "after {after}: lines of {dyno}: {gap:?}");
+        }
+        assert!(!numbers.is_empty(), "after {after}: no lines in\n{log}");
+    }
+
+    /// Tells the worker to end with status 7, while nobody may be there to hear of it. Gives its id.
+    fn end_worker(&self, dyno_id: &str) {
+        let wanted = |pid: &&i32| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command == "bash\0worker.sh\0"
+        };
+        let pids = self.node.processes_of(dyno_id);
+        let pid = pids.iter().find(wanted).expect("the worker runs");
+        let pid = rustix::process::Pid::from_raw(*pid).expect("a pid is not 0");
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("it lives");
+        let process = format!("/proc/{}", pid.as_raw_nonzero());
+        self.node.wait_for("the end of the worker", || !fs::exists(&process).unwrap_or(true));
+        // Its dyno-init writes down how it ended, if there is room for it.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    /// The worker's last line and its status are in the log.
+    fn assert_end_recorded(&self, dyno_id: &str, after: &str) {
+        let log = self.log();
+        let last = format!("app[worker.1]: last {dyno_id} ");
+        let told = log.lines().skip_while(|line| !line.contains(&last));
+        let status = told.skip(1).find(|line| line.contains("heroku[worker.1]: Process exited with status"));
+        let status = status.unwrap_or_else(|| panic!("after {after}: no end of {dyno_id} in\n{log}"));
+        assert!(status.ends_with("status 7"), "after {after}: {status}");
+        // The first crash is answered at once; a restart lets the next one be the first again.
+        let before = self.id_of("worker.1");
+        assert_eq!(self.node.call("DELETE", "/apps/live/formations/worker", "").0, 202);
+        self.node.wait_for("another worker", || self.dynos().is_ok_and(|dynos| dynos["worker.1"] != before));
+    }
+
+    fn stop(mut self) {
+        fs::write(self.node.work.join("stop"), "").expect("our own folder");
+        self.ledger.wait().expect("our own child");
+        self.node.stop();
+    }
+}
+
+#[test]
+fn nothing_is_lost_whoever_is_killed() {
+    let mut patient = Patient::new(NodeOptions::default());
+
+    let worker = patient.id_of("worker.1");
+    let once = r#"{"command":"sleep 1; echo done while nobody listened; exit 9","attach":false}"#;
+    let (status, one_off) = patient.node.call("POST", "/apps/live/dynos", once);
+    assert_eq!(status, 201, "{one_off}");
+    let one_off_id = one_off["id"].as_str().expect("an id").to_owned();
+    patient.node.wait_for("the one-off's start", || !patient.node.processes_of(&one_off_id).is_empty());
+    patient.node.kill_control_for_good();
+    patient.end_worker(&worker);
+    let record = patient.node.data.join("dynos").join(&one_off_id).join("exit.json");
+    patient.node.wait_for("the end of the one-off", || record.exists());
+    assert_eq!(patient.node.status_of("live"), "200", "requests go on without control");
+    patient.node.wake_supervisor();
+    patient.check("the end of control");
+    patient.assert_end_recorded(&worker, "the end of control");
+    let log = patient.log();
+    let name = one_off["name"].as_str().expect("a name");
+    assert_eq!(log.matches(&format!("app[{name}]: done while nobody listened")).count(), 1, "{log}");
+    assert!(log.contains(&format!("heroku[{name}]: Process exited with status 9")), "{log}");
+
+    let before = patient.dynos();
+    patient.node.kill_process("router");
+    patient.check("the end of the router");
+    assert_eq!(patient.dynos(), before, "the router's end is none of theirs");
+
+    patient.node.kill_dyno_init(&patient.id_of("web.1"));
+    patient.node.kill_dyno_init(&patient.id_of("worker.1"));
+    patient.node.wait_for("the end of their dynos", || patient.dynos() != before);
+    patient.check("the end of two dyno-inits");
+
+    let before = patient.dynos();
+    patient.node.kill_supervisor();
+    patient.node.start_again();
+    patient.check("the end of the supervisor");
+    assert_eq!(patient.dynos(), before, "the supervisor's end is none of theirs");
+
+    patient.node.kill_everything();
+    patient.node.start_again();
+    patient.check("the end of everything");
+
+    let worker = patient.id_of("worker.1");
+    patient.node.kill_control_for_good();
+    patient.end_worker(&worker);
+    patient.node.reboot();
+    patient.node.start_again();
+    patient.check("a reboot");
+    patient.assert_end_recorded(&worker, "a reboot");
+
+    patient.node.stop_supervisor();
+    patient.node.start_again();
+    patient.check("an orderly end");
+    patient.stop();
+}
+
+/// Another program holds the store's write lock for so many seconds.
+const LOCK: &str = "exec python3 -c 'import sqlite3, sys, time
+store = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+store.execute(sys.argv[2])
+open(\"locked\", \"w\").close()
+time.sleep(6)
+store.rollback()' \"$STORE\" ";
+
+#[test]
+fn a_store_that_is_locked_for_seconds_makes_answers_late_and_loses_nothing() {
+    let patient = Patient::new(NodeOptions::default());
+    let store = patient.node.data.join("ferroku.sqlite").display().to_string();
+    for (kind, kill) in [("BEGIN IMMEDIATE", false), ("BEGIN EXCLUSIVE", true)] {
+        let mut lock =
+            patient.node.shell(&format!("STORE='{store}'; {LOCK}'{kind}'")).spawn().expect("bash runs");
+        let locked = patient.node.work.join("locked");
+        patient.node.wait_for("the lock", || locked.exists());
+        fs::remove_file(&locked).expect("it is there");
+        let worker = patient.id_of("worker.1");
+        if kill {
+            patient.node.kill_process("control");
+        }
+        patient.end_worker(&worker);
+        assert_eq!(patient.node.status_of("live"), "200");
+        assert_eq!(patient.node.call("GET", "/apps/live/config-vars", "").0, 200, "reading needs no lock");
+        let (status, answer) = patient.node.call("PATCH", "/apps/ledger/config-vars", r#"{"LATE":"1"}"#);
+        assert!(status == 200 || status == 503 && answer["id"] == "service_unavailable", "{status} {answer}");
+        lock.wait().expect("our own child");
+        patient.check(kind);
+        patient.assert_end_recorded(&worker, kind);
+    }
+    let ends = patient.node.log().matches("the control process ended").count();
+    assert_eq!(ends, 1, "only the one that was killed:\n{}", patient.node.log());
+    patient.stop();
+}
