@@ -28,7 +28,7 @@ git init -q -b main && git add . && git commit -qm first && heroku git:remote -a
 /// answer to each that was not.
 const LEDGER: &str = r#"
 i=0
-while [ ! -e stop ]; do
+while true; do
     i=$((i+1))
     answer=$(curl -s -m 60 -w ' %{http_code}' -X PATCH -H "Authorization: Bearer $HEROKU_API_KEY" \
         -H 'Content-Type: application/json' -d "{\"N$i\":\"$i\"}" "$HEROKU_HOST/apps/ledger/config-vars")
@@ -43,7 +43,17 @@ done
 /// A node with two apps: one that runs, and one whose changes are counted.
 struct Patient {
     node: TestNode,
-    ledger: Child,
+    ledger: Ledger,
+}
+
+/// The shell that counts changes; it ends with its test.
+struct Ledger(Child);
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Patient {
@@ -56,7 +66,7 @@ impl Patient {
         node.run("cd live && git push heroku main").succeeded();
         let scale = r#"{"updates":[{"type":"web","quantity":2},{"type":"worker","quantity":1}]}"#;
         assert_eq!(node.call("PATCH", "/apps/live/formation", scale).0, 200);
-        let ledger = node.shell(LEDGER).spawn().expect("bash runs");
+        let ledger = Ledger(node.shell(LEDGER).spawn().expect("bash runs"));
         let patient = Self { node, ledger };
         patient.check("the start");
         patient
@@ -155,10 +165,10 @@ impl Patient {
         self.node.wait_for("another worker", || self.dynos().is_ok_and(|dynos| dynos["worker.1"] != before));
     }
 
-    fn stop(mut self) {
-        fs::write(self.node.work.join("stop"), "").expect("our own folder");
-        self.ledger.wait().expect("our own child");
-        self.node.stop();
+    fn stop(self) {
+        let Self { node, ledger } = self;
+        drop(ledger);
+        node.stop();
     }
 }
 
@@ -190,8 +200,9 @@ fn nothing_is_lost_whoever_is_killed() {
     patient.check("the end of the router");
     assert_eq!(patient.dynos(), before, "the router's end is none of theirs");
 
-    patient.node.kill_dyno_init(&patient.id_of("web.1"));
-    patient.node.kill_dyno_init(&patient.id_of("worker.1"));
+    for victim in ["web.1", "worker.1"].map(|name| patient.id_of(name)) {
+        patient.node.kill_dyno_init(&victim);
+    }
     patient.node.wait_for("the end of their dynos", || patient.dynos() != before);
     patient.check("the end of two dyno-inits");
 
