@@ -27,6 +27,13 @@ pub enum RuntimeError {
     DynoGone { dyno_id: DynoId },
     #[error("dyno-init of dyno {dyno_id}: {action}")]
     DynoInit { dyno_id: DynoId, action: &'static str, source: io::Error },
+    #[error(
+        "dyno {dyno_id} was started by an older release of Ferroku, in which nothing more can be run in a dyno; \
+         restart it (`heroku ps:restart`)"
+    )]
+    ExecTooOld { dyno_id: DynoId },
+    #[error("dyno {dyno_id} is just being taken over; try again in a moment")]
+    ExecTooEarly { dyno_id: DynoId },
     #[error("the driver has been shut down")]
     ShutDown,
 }

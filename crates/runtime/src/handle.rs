@@ -1,8 +1,9 @@
 //! A running dyno as its manager sees it: events out, actions in.
 
 use crate::Result;
+use crate::exec::{Exec, ExecRequest, Execs};
 use ferroku_core::DynoId;
-use ferroku_core::protocol::dyno::STDIN_WINDOW_BYTES;
+use ferroku_core::protocol::dyno::{Order, STDIN_WINDOW_BYTES};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -61,6 +62,7 @@ pub struct DynoControl {
     dyno_id: DynoId,
     actions: mpsc::Sender<Action>,
     stdin_window: Arc<Semaphore>,
+    execs: Execs,
 }
 
 /// What a [`DynoControl`] asks of the connection task.
@@ -74,6 +76,13 @@ pub(crate) enum Action {
     Resize { rows: u16, columns: u16 },
     Acknowledge { sequence: u64 },
     Release,
+    Exec { id: u32, order: Order },
+    ExecInput { id: u32, bytes: Vec<u8> },
+    ExecCloseInput { id: u32 },
+    ExecResize { id: u32, rows: u16, columns: u16 },
+    ExecSignal { id: u32, signal: i32 },
+    ExecHangup { id: u32 },
+    ExecOutputTaken { id: u32, bytes: u64 },
 }
 
 // === impl DynoHandle ===
@@ -93,8 +102,22 @@ impl DynoHandle {
 // === impl DynoControl ===
 
 impl DynoControl {
-    pub(crate) fn new(dyno_id: DynoId, actions: mpsc::Sender<Action>, stdin_window: Arc<Semaphore>) -> Self {
-        Self { dyno_id, actions, stdin_window }
+    pub(crate) fn new(
+        dyno_id: DynoId,
+        actions: mpsc::Sender<Action>,
+        stdin_window: Arc<Semaphore>,
+        execs: Execs,
+    ) -> Self {
+        Self { dyno_id, actions, stdin_window, execs }
+    }
+
+    /// Runs a further command in the dyno, whose own command must run.
+    ///
+    /// # Errors
+    /// The dyno is gone, or its dyno-init is of a release that could not do that. What is wrong inside the dyno
+    /// is the first event.
+    pub async fn exec(&self, request: ExecRequest) -> Result<Exec> {
+        self.execs.start(self.dyno_id, &self.actions, request).await
     }
 
     /// Which dyno this acts on.

@@ -20,6 +20,7 @@ mod driver;
 #[doc(hidden)]
 pub mod dyno_init;
 mod error;
+mod exec;
 mod handle;
 mod launch;
 mod sandbox;
@@ -29,6 +30,7 @@ mod spec;
 
 pub use driver::Driver;
 pub use error::RuntimeError;
+pub use exec::{Exec, ExecEvent, ExecInput, ExecOutput, ExecRequest};
 pub use handle::{DynoControl, DynoEvent, DynoHandle, LogStream};
 pub use sandbox::{SandboxConfig, SandboxDriver, leaks};
 pub use spec::{

@@ -1,5 +1,6 @@
 //! What a dyno is to be: everything a driver needs to know to start one, and nothing of the host.
 
+pub use ferroku_core::protocol::dyno::{Command, TerminalSize};
 use ferroku_core::{AppId, BuildId, DynoId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,16 +32,6 @@ pub struct DynoSpec {
     pub host_name: String,
 }
 
-/// What a dyno runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Command {
-    /// A line of shell, run by `bash -c` in `/app` after `.profile.d/*.sh` and `.profile`, as Heroku does.
-    Shell(String),
-    /// A program and its arguments as they are: no shell, no profile. Build dynos.
-    Exec(Vec<String>),
-}
-
 /// What a dyno may use at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -58,13 +49,6 @@ pub struct Limits {
 pub struct Attach {
     /// Set: on a terminal of this size. Else on pipes, stdout and stderr together.
     pub terminal: Option<TerminalSize>,
-}
-
-/// A terminal's size in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TerminalSize {
-    pub rows: u16,
-    pub columns: u16,
 }
 
 /// What a dyno may talk to.

@@ -17,7 +17,7 @@ use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig, now_ms};
 use crate::rate_limit::RateLimits;
-use crate::rendezvous::Rendezvous;
+use crate::rendezvous::{Rendezvous, Session};
 use crate::router_link::RouterLink;
 use crate::secrets;
 use crate::supervisor::pid_file::PidFile;
@@ -190,9 +190,14 @@ fn endpoint(node: &Arc<Node>, identity: &Identity) -> Endpoint {
         app: api::app(node.clone()),
         tls: identity.server_config(),
         rendezvous: node.rendezvous.clone(),
-        attach: Arc::new(move |dyno_id| {
+        attach: Arc::new(move |session| {
             let dynos = dynos.clone();
-            Box::pin(async move { Ok(dynos.attach(dyno_id).await?) })
+            Box::pin(async move {
+                Ok(match session {
+                    Session::OneOff(dyno_id) => dynos.attach(dyno_id).await?,
+                    Session::Inside(request) => dynos.attach_inside(*request).await?,
+                })
+            })
         }),
         limits: Limits::default(),
     }

@@ -10,10 +10,9 @@
 //!
 //! Invariant: a connection that says nothing, or says it slowly, holds its place for a limited time only.
 
-use crate::rendezvous::{self, AttachedStreams, Rendezvous, SECRET_BYTES, SECRET_PREFIX};
+use crate::rendezvous::{self, AttachedStreams, Rendezvous, SECRET_BYTES, SECRET_PREFIX, Session};
 use axum::extract::ConnectInfo;
 use bytes::{Buf, Bytes, BytesMut};
-use ferroku_core::DynoId;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -84,8 +83,8 @@ impl ClientConnection {
     }
 }
 
-/// Gives the streams of a dyno that was started to be attached to.
-pub type Attach = Arc<dyn Fn(DynoId) -> BoxFuture<'static, anyhow::Result<AttachedStreams>> + Send + Sync>;
+/// Gives the streams of what a rendezvous was made for.
+pub type Attach = Arc<dyn Fn(Session) -> BoxFuture<'static, anyhow::Result<AttachedStreams>> + Send + Sync>;
 
 /// What connections are served with.
 #[derive(Clone)]
@@ -205,10 +204,10 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let dyno_id = self.endpoint.rendezvous.redeem(secret);
+        let session = self.endpoint.rendezvous.redeem(secret);
         rendezvous::greet(&mut stream).await?;
-        let attached = match dyno_id {
-            Some(dyno_id) => (self.endpoint.attach)(dyno_id).await,
+        let attached = match session {
+            Some(session) => (self.endpoint.attach)(session).await,
             None => Err(anyhow::anyhow!("this session is unknown, used or expired")),
         };
         match attached {

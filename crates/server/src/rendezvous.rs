@@ -1,4 +1,4 @@
-//! Rendezvous: where `heroku run` meets the one-off dyno it started.
+//! Rendezvous: where `heroku run` meets the one-off dyno it started, and `heroku run:inside` its command.
 //!
 //! The client opens a connection to the API port and sends the secret out of the
 //! dyno's `attach_url` (`rendezvous://HOST:PORT/SECRET`), with a line end
@@ -13,6 +13,7 @@
 //!
 //! Source: reference of the CLI's rendezvous client (`lib/commands/run`), heroku3's `rendezvous.py`.
 
+use crate::dynos::InsideRequest;
 use bytes::Bytes;
 use ferroku_core::DynoId;
 use std::collections::HashMap;
@@ -55,9 +56,18 @@ pub struct AttachedStreams {
     pub output: mpsc::Receiver<Bytes>,
 }
 
+/// What a secret opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Session {
+    /// A one-off that waits for its client.
+    OneOff(DynoId),
+    /// A command to be run inside a dyno.
+    Inside(Box<InsideRequest>),
+}
+
 #[derive(Debug)]
 struct Issued {
-    dyno_id: DynoId,
+    session: Session,
     expires: Instant,
 }
 
@@ -71,27 +81,27 @@ impl Rendezvous {
         Self::default()
     }
 
-    /// Makes a secret that opens one connection to this dyno.
-    pub fn issue(&self, dyno_id: DynoId) -> String {
+    /// Makes a secret that opens one connection to this.
+    pub fn issue(&self, session: Session) -> String {
         let mut random = [0u8; 32];
         getrandom::fill(&mut random).expect("the kernel's random source answers once the system is up");
         let secret = format!("{SECRET_PREFIX}{}", hex::encode(random));
         let now = Instant::now();
         let mut issued = self.issued();
         issued.retain(|_, entry| entry.expires > now);
-        issued.insert(secret.clone(), Issued { dyno_id, expires: now + SECRET_VALID });
+        issued.insert(secret.clone(), Issued { session, expires: now + SECRET_VALID });
         secret
     }
 
-    /// Uses a secret up; the dyno that it stands for.
-    pub fn redeem(&self, secret: &str) -> Option<DynoId> {
+    /// Uses a secret up; what it stands for.
+    pub fn redeem(&self, secret: &str) -> Option<Session> {
         let entry = self.issued().remove(secret)?;
-        (entry.expires > Instant::now()).then_some(entry.dyno_id)
+        (entry.expires > Instant::now()).then_some(entry.session)
     }
 
     /// Makes the secrets of a dyno void: it has ended, or nobody came.
     pub fn revoke(&self, dyno_id: DynoId) {
-        self.issued().retain(|_, entry| entry.dyno_id != dyno_id);
+        self.issued().retain(|_, entry| entry.session != Session::OneOff(dyno_id));
     }
 
     fn issued(&self) -> MutexGuard<'_, HashMap<String, Issued>> {

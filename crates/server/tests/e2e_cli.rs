@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -16,6 +16,7 @@ const TABLES: [&str; 10] = [
     "08_heroku3",
     "09_domains_and_certs",
     "10_release_command",
+    "11_inside",
 ];
 
 fn run_tables(options: NodeOptions) {

@@ -6,7 +6,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use ferroku_core::DynoId;
 use ferroku_server::listener::{ClientConnection, Endpoint, Limits, serve};
-use ferroku_server::rendezvous::{AttachedStreams, Rendezvous};
+use ferroku_server::rendezvous::{AttachedStreams, Rendezvous, Session};
 use ferroku_server::tls::{Identity, RENEW_BEFORE_DAYS, ServerNames};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -39,7 +39,7 @@ struct Api {
     data: tempfile::TempDir,
     address: SocketAddr,
     rendezvous: Rendezvous,
-    programs: mpsc::UnboundedReceiver<(DynoId, Program)>,
+    programs: mpsc::UnboundedReceiver<(Session, Program)>,
     stop: CancellationToken,
     served: JoinHandle<()>,
 }
@@ -131,7 +131,7 @@ impl Api {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    async fn program(&mut self) -> (DynoId, Program) {
+    async fn program(&mut self) -> (Session, Program) {
         timeout(SOON, self.programs.recv()).await.expect("attached in time").expect("the listener is there")
     }
 }
@@ -225,11 +225,11 @@ async fn a_rendezvous_greets_alone_and_then_passes_bytes_both_ways() {
     let ways = [(true, "\r\n"), (true, ""), (false, "\r\n"), (false, "")];
     for (number, (tls, line_end)) in (0u128..).zip(ways) {
         let dyno_id = DynoId(Uuid::from_u128(number));
-        let secret = api.rendezvous.issue(dyno_id);
+        let secret = api.rendezvous.issue(Session::OneOff(dyno_id));
         let mut client = api.connect(tls).await;
         send(&mut client, format!("{secret}{line_end}").as_bytes()).await;
         let (attached, mut program) = api.program().await;
-        assert_eq!(attached, dyno_id);
+        assert_eq!(attached, Session::OneOff(dyno_id));
         program.output.send("early output".into()).await.expect("room");
         assert_eq!(
             read_some(&mut client).await,
@@ -253,7 +253,7 @@ async fn a_rendezvous_greets_alone_and_then_passes_bytes_both_ways() {
 #[tokio::test]
 async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
     let mut api = start().await;
-    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = api.connect(false).await;
     for piece in secret.as_bytes().chunks(9) {
         send(&mut client, piece).await;
@@ -261,7 +261,7 @@ async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
     }
     assert_eq!(read_some(&mut client).await, "rendezvous\r\n");
     let _program = api.program().await;
-    let revoked = api.rendezvous.issue(DynoId(Uuid::from_u128(2)));
+    let revoked = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(2))));
     api.rendezvous.revoke(DynoId(Uuid::from_u128(2)));
     for wrong in [secret, revoked, format!("rdv.{}", "0".repeat(64))] {
         let mut client = api.connect(true).await;
@@ -276,7 +276,7 @@ async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
 
 /// Attaches, and sends these pieces one after the other.
 async fn session(api: &mut Api, pieces: &[&[u8]]) -> (Box<dyn Bidirectional>, Program) {
-    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = api.connect(false).await;
     send(&mut client, secret.as_bytes()).await;
     let (_, program) = api.program().await;
@@ -304,7 +304,7 @@ async fn every_byte_passes_as_it_is_and_a_client_that_goes_ends_the_session() {
 #[tokio::test]
 async fn openssl_as_the_client_of_a_rendezvous() {
     let mut api = start().await;
-    let secret = api.rendezvous.issue(DynoId(Uuid::from_u128(1)));
+    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = Command::new("openssl")
         .args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost", "-connect"])
         .arg(api.address.to_string())

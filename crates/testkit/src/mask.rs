@@ -26,8 +26,8 @@ static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b(run|scheduler|release)\.\d{4}\b", "$1.[N]"),
         (r"\b\d+(\.\d+)? ?(ms|s)\b", "[DURATION]"),
         (r"\b\d+(\.\d+)? ?([KMG]i?B?|kB|bytes)\b", "[SIZE]"),
-        // How often the CLI saw a one-off dyno before it was up.
-        (r"Running [^\n]*?\.\.\. (starting|connecting), run\.(\[N\]|\d{4})\n?", ""),
+        // How often the CLI saw a dyno before it was up.
+        (r"Running [^\n]*?\.\.\. (starting|connecting), [a-z]+\.(\[N\]|\d+)\n?", ""),
         // A table's rule is as wide as the widest time said in words.
         (r"─{10,}", "──────────"),
         (r"[ \t]+\n", "\n"),

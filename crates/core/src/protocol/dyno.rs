@@ -1,4 +1,4 @@
-//! What control and dyno-init say to each other, version 1.
+//! What control and dyno-init say to each other, version 2.
 //!
 //! Control connects to `DIR/run/dynos/<id>/sock`; both sides open with a hello. dyno-init then tells
 //! the state it is in (`Started`, `Bound`), resends every log line after the last acknowledged
@@ -11,19 +11,61 @@
 //! ```text
 //! u64 sequence | i64 microseconds since 1970 | u8 stream (1 stdout, 2 stderr) | the line, without its newline
 //! ```
+//!
+//! Since version 2, control may have more commands run in a dyno whose own command runs (`Exec...`): each has a number
+//! that control chooses, streams of its own with a window each way, and one `ExecEnded`. They end with the dyno,
+//! and when control's connection does. The numbers stand before the bytes in `ExecInput` (u32 little-endian) and
+//! `ExecOutput` (u32, then u8 stream).
 
 use super::frame::{Frame, FrameError, encode_into};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use thiserror::Error;
 
 /// The version both sides of this release speak.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The first version whose dyno-init runs further commands in its dyno.
+pub const EXEC_VERSION: u32 = 2;
+
+/// How many commands may run in a dyno beside its own: terminals, descriptors and memory of dyno-init are bounded by it.
+pub const MAX_EXECS: usize = 16;
+
+/// How many bytes of a further command's input, and of its output, may be under way: a slow client must not hold up
+/// the dyno's log lines, which come by the same connection.
+pub const EXEC_WINDOW_BYTES: usize = 256 * 1024;
 
 /// How many bytes of standard input may be under way before dyno-init has passed them on: as much as
 /// a pipe or terminal takes in a few turns, and little enough to keep in memory for each dyno.
 pub const STDIN_WINDOW_BYTES: usize = 256 * 1024;
+
+/// What a dyno runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A line of shell, run by `bash -c` in `/app` after `.profile.d/*.sh` and `.profile`, as Heroku does.
+    Shell(String),
+    /// A program and its arguments as they are: no shell, no profile. Build dynos.
+    Exec(Vec<String>),
+}
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// Something to be run in a dyno: its own command, or a further one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub environment: BTreeMap<String, String>,
+    pub command: Command,
+    /// Set: on a terminal of this size.
+    pub terminal: Option<TerminalSize>,
+}
 
 /// Who is at the other end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +103,38 @@ pub enum ToDynoInit {
     },
     /// Everything is safe: kill what lives, and end.
     Release,
+    /// Run this beside the dyno's own command.
+    Exec {
+        id: u32,
+        order: Order,
+    },
+    /// At most [`EXEC_WINDOW_BYTES`] beyond what `ExecInputTaken` gave back.
+    ExecInput {
+        id: u32,
+        bytes: Vec<u8>,
+    },
+    ExecCloseInput {
+        id: u32,
+    },
+    ExecResize {
+        id: u32,
+        rows: u16,
+        columns: u16,
+    },
+    /// To the command and what it has started in its session.
+    ExecSignal {
+        id: u32,
+        signal: i32,
+    },
+    /// Nobody is there for it any more: SIGHUP, and SIGKILL a little later.
+    ExecHangup {
+        id: u32,
+    },
+    /// So many bytes of its output have been taken.
+    ExecOutputTaken {
+        id: u32,
+        bytes: u64,
+    },
 }
 
 /// From dyno-init to control.
@@ -71,13 +145,44 @@ pub enum FromDynoInit {
     Bound,
     BoundLoopbackOnly,
     BootTimeout,
-    Log { sequence: u64, at_us: i64, stream: u8, line: Vec<u8> },
-    LogDropped { count: u64 },
+    Log {
+        sequence: u64,
+        at_us: i64,
+        stream: u8,
+        line: Vec<u8>,
+    },
+    LogDropped {
+        count: u64,
+    },
     Output(Vec<u8>),
     StopTimeout,
-    StartFailed { message: String },
-    Exited { status: i32, at_us: i64, oom_killed: bool },
-    StdinConsumed { bytes: u64 },
+    StartFailed {
+        message: String,
+    },
+    Exited {
+        status: i32,
+        at_us: i64,
+        oom_killed: bool,
+    },
+    StdinConsumed {
+        bytes: u64,
+    },
+    /// At most [`EXEC_WINDOW_BYTES`] beyond what `ExecOutputTaken` gave back. `stream` is 1 or 2; a terminal has 1 only.
+    ExecOutput {
+        id: u32,
+        stream: u8,
+        bytes: Vec<u8>,
+    },
+    ExecInputTaken {
+        id: u32,
+        bytes: u64,
+    },
+    /// It has ended, and all its output was told. `failure`: it could not be run, and why.
+    ExecEnded {
+        id: u32,
+        status: i32,
+        failure: Option<String>,
+    },
 }
 
 /// Why a frame is not understood.
@@ -115,6 +220,38 @@ struct Size {
     columns: u16,
 }
 #[derive(Serialize, Deserialize)]
+struct Exec {
+    id: u32,
+    order: Order,
+}
+#[derive(Serialize, Deserialize)]
+struct ExecId {
+    id: u32,
+}
+#[derive(Serialize, Deserialize)]
+struct ExecSize {
+    id: u32,
+    rows: u16,
+    columns: u16,
+}
+#[derive(Serialize, Deserialize)]
+struct ExecSignalNumber {
+    id: u32,
+    signal: i32,
+}
+#[derive(Serialize, Deserialize)]
+struct ExecBytes {
+    id: u32,
+    bytes: u64,
+}
+#[derive(Serialize, Deserialize)]
+struct ExecEnd {
+    id: u32,
+    status: i32,
+    #[serde(default)]
+    failure: Option<String>,
+}
+#[derive(Serialize, Deserialize)]
 struct Message {
     message: String,
 }
@@ -132,6 +269,24 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 fn parse<T: DeserializeOwned>(frame: &Frame) -> Result<T, DynoProtocolError> {
     serde_json::from_slice(&frame.payload)
         .map_err(|_| DynoProtocolError::Payload { frame_type: frame.frame_type })
+}
+
+/// The number in front of a further command's bytes.
+fn split_id(frame: &Frame) -> Result<(u32, &[u8]), DynoProtocolError> {
+    match frame.payload.split_first_chunk::<4>() {
+        Some((id, rest)) => Ok((u32::from_le_bytes(*id), rest)),
+        None => Err(DynoProtocolError::Payload { frame_type: frame.frame_type }),
+    }
+}
+
+/// Config vars are secrets: only their names are shown.
+impl fmt::Debug for Order {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.environment.keys().collect();
+        let mut order = formatter.debug_struct("Order");
+        order.field("environment", &names).field("command", &self.command).field("terminal", &self.terminal);
+        order.finish()
+    }
 }
 
 // === impl ToDynoInit ===
@@ -153,6 +308,15 @@ impl ToDynoInit {
             Self::CloseStdin => (8, Vec::new()),
             Self::Resize { rows, columns } => (9, json(&Size { rows: *rows, columns: *columns })),
             Self::Release => (10, Vec::new()),
+            Self::Exec { id, order } => (20, json(&Exec { id: *id, order: order.clone() })),
+            Self::ExecInput { id, bytes } => (21, [&id.to_le_bytes()[..], bytes].concat()),
+            Self::ExecCloseInput { id } => (22, json(&ExecId { id: *id })),
+            Self::ExecResize { id, rows, columns } => {
+                (23, json(&ExecSize { id: *id, rows: *rows, columns: *columns }))
+            }
+            Self::ExecSignal { id, signal } => (24, json(&ExecSignalNumber { id: *id, signal: *signal })),
+            Self::ExecHangup { id } => (25, json(&ExecId { id: *id })),
+            Self::ExecOutputTaken { id, bytes } => (26, json(&ExecBytes { id: *id, bytes: *bytes })),
         };
         encode_into(out, frame_type, &payload)
     }
@@ -176,6 +340,28 @@ impl ToDynoInit {
                 Self::Resize { rows: size.rows, columns: size.columns }
             }
             10 => Self::Release,
+            20 => {
+                let Exec { id, order } = parse(&frame)?;
+                Self::Exec { id, order }
+            }
+            21 => {
+                let (id, bytes) = split_id(&frame)?;
+                Self::ExecInput { id, bytes: bytes.to_vec() }
+            }
+            22 => Self::ExecCloseInput { id: parse::<ExecId>(&frame)?.id },
+            23 => {
+                let ExecSize { id, rows, columns } = parse(&frame)?;
+                Self::ExecResize { id, rows, columns }
+            }
+            24 => {
+                let ExecSignalNumber { id, signal } = parse(&frame)?;
+                Self::ExecSignal { id, signal }
+            }
+            25 => Self::ExecHangup { id: parse::<ExecId>(&frame)?.id },
+            26 => {
+                let ExecBytes { id, bytes } = parse(&frame)?;
+                Self::ExecOutputTaken { id, bytes }
+            }
             _ => return Ok(None),
         }))
     }
@@ -211,6 +397,13 @@ impl FromDynoInit {
                 (74, json(&Exit { status: *status, at_us: *at_us, oom_killed: *oom_killed }))
             }
             Self::StdinConsumed { bytes } => (75, json(&Bytes { bytes: *bytes })),
+            Self::ExecOutput { id, stream, bytes } => {
+                (84, [&id.to_le_bytes()[..], &[*stream], bytes].concat())
+            }
+            Self::ExecInputTaken { id, bytes } => (85, json(&ExecBytes { id: *id, bytes: *bytes })),
+            Self::ExecEnded { id, status, failure } => {
+                (86, json(&ExecEnd { id: *id, status: *status, failure: failure.clone() }))
+            }
         };
         encode_into(out, frame_type, &payload)
     }
@@ -240,6 +433,21 @@ impl FromDynoInit {
                 Self::Exited { status: exit.status, at_us: exit.at_us, oom_killed: exit.oom_killed }
             }
             75 => Self::StdinConsumed { bytes: parse::<Bytes>(&frame)?.bytes },
+            84 => {
+                let (id, rest) = split_id(&frame)?;
+                let Some((stream, bytes)) = rest.split_first() else {
+                    return Err(DynoProtocolError::Payload { frame_type: frame.frame_type });
+                };
+                Self::ExecOutput { id, stream: *stream, bytes: bytes.to_vec() }
+            }
+            85 => {
+                let ExecBytes { id, bytes } = parse(&frame)?;
+                Self::ExecInputTaken { id, bytes }
+            }
+            86 => {
+                let ExecEnd { id, status, failure } = parse(&frame)?;
+                Self::ExecEnded { id, status, failure }
+            }
             _ => return Ok(None),
         }))
     }
@@ -264,87 +472,4 @@ pub fn decode_log(payload: &[u8]) -> Option<FromDynoInit> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::frame::Decoder;
-    use super::*;
-
-    fn frame_of(bytes: &[u8]) -> Frame {
-        let mut decoder = Decoder::default();
-        decoder.push(bytes);
-        decoder.next_frame().expect("valid").expect("whole")
-    }
-
-    fn hello() -> Hello {
-        Hello { version: 1, digest: "ab".into(), dyno_id: "d".into(), nonce: "n".into(), pid: 7 }
-    }
-
-    /// A dyno-init of an older release lives on after an upgrade: these bytes may never change.
-    #[test]
-    fn version_1_to_dyno_init_is_these_bytes() {
-        let cases: Vec<(ToDynoInit, &[u8])> = vec![
-            (
-                ToDynoInit::Hello(hello()),
-                b"\x3e\0\0\0\x01{\"version\":1,\"digest\":\"ab\",\"dyno_id\":\"d\",\"nonce\":\"n\",\"pid\":7}",
-            ),
-            (ToDynoInit::Environment([("A".into(), "b".into())].into()), b"\x0a\0\0\0\x02{\"A\":\"b\"}"),
-            (ToDynoInit::Acknowledge(9), b"\x0f\0\0\0\x03{\"sequence\":9}"),
-            (ToDynoInit::Signal(15), b"\x0e\0\0\0\x04{\"signal\":15}"),
-            (ToDynoInit::Stop { grace_ms: 30 }, b"\x10\0\0\0\x05{\"grace_ms\":30}"),
-            (ToDynoInit::Kill, b"\x01\0\0\0\x06"),
-            (ToDynoInit::Stdin(b"x\n".to_vec()), b"\x03\0\0\0\x07x\n"),
-            (ToDynoInit::CloseStdin, b"\x01\0\0\0\x08"),
-            (ToDynoInit::Resize { rows: 2, columns: 3 }, b"\x17\0\0\0\x09{\"rows\":2,\"columns\":3}"),
-            (ToDynoInit::Release, b"\x01\0\0\0\x0a"),
-        ];
-        for (message, bytes) in cases {
-            let mut encoded = Vec::new();
-            message.encode(&mut encoded).expect("small");
-            assert_eq!(encoded.escape_ascii().to_string(), bytes.escape_ascii().to_string());
-            assert_eq!(ToDynoInit::decode(frame_of(bytes)).expect("decodes"), Some(message));
-        }
-    }
-
-    #[test]
-    fn version_1_from_dyno_init_is_these_bytes() {
-        let cases: Vec<(FromDynoInit, &[u8])> = vec![
-            (
-                FromDynoInit::Hello(hello()),
-                b"\x3e\0\0\0\x40{\"version\":1,\"digest\":\"ab\",\"dyno_id\":\"d\",\"nonce\":\"n\",\"pid\":7}",
-            ),
-            (FromDynoInit::Started, b"\x01\0\0\0\x41"),
-            (FromDynoInit::Bound, b"\x01\0\0\0\x42"),
-            (FromDynoInit::BoundLoopbackOnly, b"\x01\0\0\0\x43"),
-            (FromDynoInit::BootTimeout, b"\x01\0\0\0\x44"),
-            (
-                FromDynoInit::Log { sequence: 1, at_us: 2, stream: 1, line: b"hi".to_vec() },
-                b"\x14\0\0\0\x45\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01hi",
-            ),
-            (FromDynoInit::LogDropped { count: 4 }, b"\x0c\0\0\0\x46{\"count\":4}"),
-            (FromDynoInit::Output(b"o".to_vec()), b"\x02\0\0\0\x47o"),
-            (FromDynoInit::StopTimeout, b"\x01\0\0\0\x48"),
-            (FromDynoInit::StartFailed { message: "m".into() }, b"\x10\0\0\0\x49{\"message\":\"m\"}"),
-            (
-                FromDynoInit::Exited { status: 143, at_us: 5, oom_killed: false },
-                b"\x2c\0\0\0\x4a{\"status\":143,\"at_us\":5,\"oom_killed\":false}",
-            ),
-            (FromDynoInit::StdinConsumed { bytes: 6 }, b"\x0c\0\0\0\x4b{\"bytes\":6}"),
-        ];
-        for (message, bytes) in cases {
-            let mut encoded = Vec::new();
-            message.encode(&mut encoded).expect("small");
-            assert_eq!(encoded.escape_ascii().to_string(), bytes.escape_ascii().to_string());
-            assert_eq!(FromDynoInit::decode(frame_of(bytes)).expect("decodes"), Some(message));
-        }
-    }
-
-    #[test]
-    fn newer_peers_are_understood_and_broken_ones_are_not() {
-        let newer = Frame { frame_type: 4, payload: b"{\"signal\":2,\"reason\":\"new field\"}".to_vec() };
-        assert_eq!(ToDynoInit::decode(newer).expect("decodes"), Some(ToDynoInit::Signal(2)));
-        let unknown = Frame { frame_type: 60, payload: b"?".to_vec() };
-        assert_eq!(ToDynoInit::decode(unknown).expect("ignored"), None);
-        let short = Frame { frame_type: LOG_FRAME_TYPE, payload: vec![0; LOG_HEAD_BYTES - 1] };
-        assert!(FromDynoInit::decode(short).is_err());
-        assert!(ToDynoInit::decode(Frame { frame_type: 3, payload: b"9".to_vec() }).is_err());
-    }
-}
+mod tests;

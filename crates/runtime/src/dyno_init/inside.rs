@@ -1,25 +1,21 @@
-//! The first process of a dyno: takes command and environment from outside, runs the command, reaps.
+//! The first process of a dyno: takes command and environment from outside, runs the command, reaps; and runs further
+//! commands beside it when `supervise` asks (`guests`).
 //!
-//! It handles no signal: the kernel spares the first process of a pid namespace from those it does not
+//! In: through the channel, one byte with the socket for later requests, a little-endian u32 length, and an [`Order`] as
+//! JSON. It handles no signal but SIGCHLD: the kernel spares the first process of a pid namespace from those it does not
 //! handle, and `supervise` signals every process of the dyno itself. Its end is the end of the dyno.
 
+mod guests;
+
+pub use guests::Said;
+
 use super::sys::{self, Context, Failure};
-use crate::spec::{Command, TerminalSize};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use ferroku_core::protocol::dyno::{Command, Order, TerminalSize};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-
-/// What comes through the channel: a little-endian u32 length, then this as JSON.
-#[derive(Serialize, Deserialize)]
-pub struct Order {
-    pub environment: BTreeMap<String, String>,
-    pub command: Command,
-    pub terminal: Option<TerminalSize>,
-}
 
 /// As Heroku starts a command. A profile script may do as it likes with its own `$1`, not with ours.
 const SHELL_SCRIPT: &str = r#"
@@ -57,7 +53,7 @@ pub fn run(first_process: FirstProcess) -> Result<u8, Failure> {
     // SAFETY: a plain flag call on an open descriptor.
     sys::check(unsafe { libc::fcntl(channel.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
         .context(|| "mark the channel".into())?;
-    let order = receive(&mut channel)?;
+    let (order, requests) = receive(&mut channel)?;
     // Only now is `supervise` the parent: `create` had ended before it sent.
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -66,9 +62,12 @@ pub fn run(first_process: FirstProcess) -> Result<u8, Failure> {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable) };
     let terminal = match order.terminal {
-        Some(size) => Some(open_terminal(&channel, size)?),
+        Some(size) => Some(open_terminal(channel.as_fd(), size)?),
         None => None,
     };
+    let signals = sys::child_signals().context(|| "signalfd".into())?;
+    let null =
+        File::options().read(true).write(true).open("/dev/null").context(|| "open /dev/null".into())?;
     let Some(child) = sys::fork().context(|| "fork".into())? else {
         let failure = run_command(&order, terminal);
         let _ = sys::write(std::io::stderr().as_fd(), format!("{failure}\n").as_bytes());
@@ -78,26 +77,33 @@ pub fn run(first_process: FirstProcess) -> Result<u8, Failure> {
     drop((order, terminal));
     // The child's copy goes at exec: that is how `supervise` learns that the command runs.
     drop(channel);
-    // Our copies of the standard streams would keep pipes open that the command has closed.
+    // Our copies of the standard streams would keep pipes open that the command has closed; and the numbers must not
+    // be given to anything that a further command must not have.
     for number in 0..3 {
         // SAFETY: these three are not used by this process any more.
-        unsafe { libc::close(number) };
+        unsafe { libc::dup2(null.as_raw_fd(), number) };
     }
-    Ok(wait_for(child))
+    drop(null);
+    sys::give_memory_back();
+    Ok(guests::serve(child, &signals, requests))
 }
 
-fn receive(channel: &mut File) -> Result<Order, Failure> {
+/// The dyno's own order, and the socket by which further ones come.
+fn receive(channel: &mut File) -> Result<(Order, OwnedFd), Failure> {
+    let (_, requests) =
+        sys::receive_with_descriptor(channel.as_fd(), &mut [0]).context(|| "no order came".into())?;
+    let requests = requests.ok_or_else(|| Failure::new("no socket for requests came"))?;
     let mut length = [0; 4];
     channel.read_exact(&mut length).context(|| "no order came".into())?;
     let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
     channel.read_exact(&mut bytes).context(|| "the order broke off".into())?;
     let order = serde_json::from_slice(&bytes).context(|| "the order is broken".into());
     bytes.fill(0);
-    order
+    Ok((order?, requests))
 }
 
 /// A terminal of the dyno's own: the master goes out through the channel, the slave's descriptor comes back.
-fn open_terminal(channel: &File, size: TerminalSize) -> Result<OwnedFd, Failure> {
+fn open_terminal(channel: BorrowedFd<'_>, size: TerminalSize) -> Result<OwnedFd, Failure> {
     let open = |path: &str| File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
     let master = open("/dev/ptmx").context(|| "open /dev/ptmx".into())?;
     let unlocked: libc::c_int = 0;
@@ -111,7 +117,7 @@ fn open_terminal(channel: &File, size: TerminalSize) -> Result<OwnedFd, Failure>
     }
     sys::set_terminal_size(master.as_fd(), size.rows, size.columns).context(|| "size the terminal".into())?;
     let slave = open(&format!("/dev/pts/{number}")).context(|| "open the terminal".into())?;
-    sys::send_descriptor(channel.as_fd(), master.as_fd()).context(|| "hand out the terminal".into())?;
+    sys::send_descriptors(channel, &[1], &[master.as_fd()]).context(|| "hand out the terminal".into())?;
     Ok(slave.into())
 }
 
@@ -152,20 +158,4 @@ fn run_command(order: &Order, terminal: Option<OwnedFd>) -> Failure {
     let path: &CStr = &arguments[0];
     let error = sys::execute(path, &arguments, &environment);
     Failure::new(format!("{program_name}: {error}"))
-}
-
-/// Reaps whatever ends; the command's own end is ours.
-fn wait_for(child: i32) -> u8 {
-    sys::give_memory_back();
-    loop {
-        let mut status = 0;
-        // SAFETY: `status` lives through the call.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if pid == child {
-            return u8::try_from(sys::exit_code(status)).unwrap_or(u8::MAX);
-        }
-        if pid < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) {
-            return u8::MAX;
-        }
-    }
 }

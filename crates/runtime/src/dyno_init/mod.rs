@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `dyno-init supervise` | as long as the dyno, and until control has taken its exit | mounts, log ring, signals, exit record; a single-threaded poll loop |
 //! | `dyno-create` | some 20 ms | calls libcontainer, which forks without exec and allocates much |
-//! | `dyno-init inside` | as long as the dyno | pid 1 of the dyno: takes the environment, runs the command, reaps |
+//! | `dyno-init inside` | as long as the dyno | pid 1 of the dyno: takes the environment, runs the command, reaps; forks further commands |
 //!
 //! `supervise` spawns `dyno-create`; as child subreaper it becomes the parent of the dyno's pid 1 when that ends.
 //! The dyno's pid 1 asks to be killed when its parent dies, and its death ends its pid namespace: so a

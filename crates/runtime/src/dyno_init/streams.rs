@@ -28,15 +28,22 @@ pub struct Source {
     number: u8,
 }
 
-/// Streams of a client. On a terminal, input and output are the same master.
-#[derive(Debug)]
+/// Streams of a client. On a terminal, input and output are the same master. The default has none.
+#[derive(Debug, Default)]
 pub struct Attached {
-    pub terminal: bool,
+    terminal: bool,
     output: Option<OwnedFd>,
     input: Option<OwnedFd>,
     pub waiting_output: Vec<u8>,
     waiting_input: Vec<u8>,
     close_input: bool,
+}
+
+/// How much of what is there was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Took {
+    All,
+    Some,
 }
 
 /// The ends that the container gets.
@@ -47,6 +54,15 @@ pub struct InnerEnds {
     pub stderr: OwnedFd,
 }
 
+/// A pipe, read end first, that `owner` may open again.
+fn pipe(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = sys::pipe()?;
+    for end in [&read, &write] {
+        std::os::unix::fs::fchown(end, Some(owner), Some(owner))?;
+    }
+    Ok((read, write))
+}
+
 impl Streams {
     /// Makes the pipes; `owner` may open them again as `/dev/stdout`.
     ///
@@ -54,24 +70,9 @@ impl Streams {
     /// No descriptors are left.
     pub fn make(attach: Option<Attach>, owner: u32) -> io::Result<(Self, InnerEnds)> {
         let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-        let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
-            let (read, write) = sys::pipe()?;
-            for end in [&read, &write] {
-                std::os::unix::fs::fchown(end, Some(owner), Some(owner))?;
-            }
-            Ok((read, write))
-        };
-        let attached = |terminal| Attached {
-            terminal,
-            output: None,
-            input: None,
-            waiting_output: Vec::new(),
-            waiting_input: Vec::new(),
-            close_input: false,
-        };
         match attach {
             None => {
-                let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
+                let ((out_read, out_write), (err_read, err_write)) = (pipe(owner)?, pipe(owner)?);
                 let source = |pipe: OwnedFd, number| -> io::Result<Source> {
                     sys::set_nonblocking(pipe.as_fd())?;
                     Ok(Source { pipe: Some(pipe), splitter: Splitter::default(), number })
@@ -84,16 +85,11 @@ impl Streams {
             }
             Some(Attach { terminal: Some(_) }) => {
                 let inner = InnerEnds { stdin: null()?, stdout: null()?, stderr: null()? };
-                Ok((Self::Attached(attached(true)), inner))
+                Ok((Self::Attached(Attached::terminal()), inner))
             }
             Some(Attach { terminal: None }) => {
-                let ((in_read, in_write), (out_read, out_write)) = (pipe()?, pipe()?);
-                sys::set_nonblocking(in_write.as_fd())?;
-                sys::set_nonblocking(out_read.as_fd())?;
-                let mut streams = attached(false);
-                (streams.input, streams.output) = (Some(in_write), Some(out_read));
-                let inner = InnerEnds { stdin: in_read, stderr: out_write.try_clone()?, stdout: out_write };
-                Ok((Self::Attached(streams), inner))
+                let (attached, inner) = Attached::pipes(owner)?;
+                Ok((Self::Attached(attached), inner))
             }
         }
     }
@@ -105,12 +101,7 @@ impl Streams {
                 .iter()
                 .filter_map(|source| Some((source.pipe.as_ref()?.as_fd(), libc::POLLIN)))
                 .collect(),
-            Self::Attached(attached) => {
-                let output = attached.output.as_ref().filter(|_| attached.wants_output());
-                let input = attached.input.as_ref().filter(|_| !attached.waiting_input.is_empty());
-                let output = output.map(|fd| (fd.as_fd(), libc::POLLIN));
-                output.into_iter().chain(input.map(|fd| (fd.as_fd(), libc::POLLOUT))).collect()
-            }
+            Self::Attached(attached) => attached.interests(),
         }
     }
 
@@ -137,7 +128,7 @@ impl Streams {
                 if all {
                     (attached.input, attached.output) = (None, None);
                 }
-                attached.write()
+                attached.pass_input()
             }
         }
     }
@@ -175,6 +166,51 @@ impl Source {
 }
 
 impl Attached {
+    /// A terminal that is still to be opened.
+    pub fn terminal() -> Self {
+        Self { terminal: true, ..Self::default() }
+    }
+
+    /// Pipes, where errors go with the output; and their other ends, which `owner` may open again.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn pipes(owner: u32) -> io::Result<(Self, InnerEnds)> {
+        let (stdin, in_write) = pipe(owner)?;
+        sys::set_nonblocking(in_write.as_fd())?;
+        let (output, stdout) = Self::output_pipe(owner)?;
+        let inner = InnerEnds { stdin, stderr: stdout.try_clone()?, stdout };
+        Ok((Self { input: Some(in_write), ..output }, inner))
+    }
+
+    /// A pipe out, and its other end, which `owner` may open again.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn output_pipe(owner: u32) -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = pipe(owner)?;
+        sys::set_nonblocking(read.as_fd())?;
+        Ok((Self { output: Some(read), ..Self::default() }, write))
+    }
+
+    /// What to wait for: descriptor and poll events.
+    pub fn interests(&self) -> Vec<(BorrowedFd<'_>, i16)> {
+        let output = self.output.as_ref().filter(|_| self.wants_output());
+        let input = self.input.as_ref().filter(|_| !self.waiting_input.is_empty());
+        let output = output.map(|fd| (fd.as_fd(), libc::POLLIN));
+        output.into_iter().chain(input.map(|fd| (fd.as_fd(), libc::POLLOUT))).collect()
+    }
+
+    /// Reads what is there, up to what may wait.
+    pub fn take_output(&mut self) -> Took {
+        while self.wants_output() {
+            if !self.read() {
+                return Took::All;
+            }
+        }
+        Took::Some
+    }
+
     /// The master of the terminal that the dyno opened.
     ///
     /// # Errors
@@ -223,7 +259,8 @@ impl Attached {
         }
     }
 
-    fn write(&mut self) -> usize {
+    /// Writes the input that there is room for; how many bytes that were.
+    pub fn pass_input(&mut self) -> usize {
         let mut taken = 0;
         // Before the terminal is here, input waits.
         while let (Some(input), false) = (&self.input, self.waiting_input.is_empty()) {

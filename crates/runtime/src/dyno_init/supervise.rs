@@ -4,6 +4,7 @@
 //! streams, the channel to its first process. Nothing in it waits for control: what control does not
 //! take stays in the ring. It never starts anything again; that is control's to decide.
 
+mod guests;
 mod life;
 
 use super::bound::{self, Listening};
@@ -15,6 +16,7 @@ use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::launch::{LaunchPlan, descriptor, file};
 use ferroku_core::protocol::dyno::{FromDynoInit, Hello, PROTOCOL_VERSION, ToDynoInit};
 use ferroku_core::uids::DYNO_UID;
+use guests::Guests;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -42,6 +44,7 @@ struct Supervisor {
     outlet: Option<Outlet>,
     ring: Ring,
     streams: Streams,
+    guests: Guests,
     /// To the dyno's first process; its end means that the command runs.
     channel: Option<OwnedFd>,
     creating: Option<Creating>,
@@ -83,6 +86,7 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
         signals,
         outlet: None,
         streams,
+        guests: Guests::default(),
         channel: None,
         creating: None,
         environment: None,
@@ -109,8 +113,7 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
 
 /// A session, the dyno's network namespace, the subreaper's role; gives the inherited socket and SIGCHLD.
 fn become_supervisor() -> Result<(UnixListener, OwnedFd), Failure> {
-    // SAFETY: the driver started us with these three open and nothing else owns them; the rest are
-    // calls without memory but for a signal set that lives through them.
+    // SAFETY: the driver started us with these three open and nothing else owns them; the rest are calls without memory.
     unsafe {
         libc::setsid();
         for number in [descriptor::NETWORK, descriptor::LOCK, descriptor::LISTENER] {
@@ -124,15 +127,10 @@ fn become_supervisor() -> Result<(UnixListener, OwnedFd), Failure> {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE, libc::SIGQUIT] {
             libc::signal(signal, libc::SIG_IGN);
         }
-        let mut children: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut children);
-        libc::sigaddset(&raw mut children, libc::SIGCHLD);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
-        let signals = libc::signalfd(-1, &raw const children, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        sys::check(signals).context(|| "signalfd".into())?;
+        let signals = sys::child_signals().context(|| "signalfd".into())?;
         let listener = UnixListener::from_raw_fd(descriptor::LISTENER);
         listener.set_nonblocking(true).context(|| "listening socket".into())?;
-        Ok((listener, OwnedFd::from_raw_fd(signals)))
+        Ok((listener, signals))
     }
 }
 
@@ -153,6 +151,7 @@ impl Supervisor {
         if taken > 0 {
             self.tell(&FromDynoInit::StdinConsumed { bytes: taken as u64 });
         }
+        self.guests.work();
         self.watch_clock();
         self.pump();
         Ok(())
@@ -168,38 +167,31 @@ impl Supervisor {
         if let Some(outlet) = &self.outlet {
             // What found no room before the last flush must not wait for something else to happen.
             let unsent = !self.ring.is_read() || self.streams.has_waiting_output();
-            let more = outlet.has_output() || outlet.greeted && self.may_tell() && unsent;
+            let more = outlet.has_output()
+                || outlet.greeted && (self.may_tell() && unsent || self.guests.has_something_to_tell());
             waits.push((outlet.as_fd(), if more { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN }));
         }
-        let mut list: Vec<libc::pollfd> = waits
-            .iter()
-            .map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events: *events, revents: 0 })
-            .collect();
-        // SAFETY: the list lives through the call and is as long as said.
-        let mut wait = |ms| unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, ms) };
+        self.guests.interests(&mut waits);
+        let wait = |ms| sys::poll(&waits, ms).map_err(|error| Failure::new(format!("poll: {error}")));
         let timeout_ms = self.timeout_ms();
-        let result = match timeout_ms {
-            0..=IDLE_MS => wait(timeout_ms),
-            _ => match wait(IDLE_MS) {
+        match timeout_ms {
+            0..=IDLE_MS => wait(timeout_ms)?,
+            _ => match wait(IDLE_MS)? {
                 0 => {
                     // Right before the wait: the loop's next turn brings back what it uses.
                     sys::give_memory_back();
-                    wait(if timeout_ms < 0 { timeout_ms } else { timeout_ms - IDLE_MS })
+                    wait(if timeout_ms < 0 { timeout_ms } else { timeout_ms - IDLE_MS })?
                 }
                 ready => ready,
             },
         };
-        let error = std::io::Error::last_os_error();
-        if result < 0 && error.kind() != std::io::ErrorKind::Interrupted {
-            return Err(Failure::new(format!("poll: {error}")));
-        }
         Ok(())
     }
 
     /// Until the next thing that only the clock brings.
     fn timeout_ms(&self) -> i32 {
         let now = sys::monotonic_ms();
-        let mut until: Vec<u64> = self.stop_at_ms.into_iter().collect();
+        let mut until: Vec<u64> = self.stop_at_ms.into_iter().chain(self.guests.due_at_ms()).collect();
         if self.creating.is_some() {
             until.push(self.began_at_ms + CREATE_MS);
         } else if self.environment.is_none() && !self.environment_sent && self.end.is_none() {
@@ -221,12 +213,14 @@ impl Supervisor {
         let Ok((socket, _)) = self.listener.accept() else { return };
         // A newer connection is a newer control: the old one is gone, or will notice.
         self.outlet = Outlet::new(socket.into()).ok();
+        self.guests.hang_up_all();
     }
 
     fn receive(&mut self) {
         let Some(outlet) = &mut self.outlet else { return };
         let Some(messages) = outlet.receive() else {
             self.outlet = None;
+            self.guests.hang_up_all();
             if self.environment.is_none() && !self.environment_sent && self.end.is_none() {
                 self.fail("control went away before it had given the environment".into());
             }
@@ -273,6 +267,16 @@ impl Supervisor {
                 self.release = true;
                 self.kill();
             }
+            ToDynoInit::Exec { id, order } => {
+                let runs = self.started_at_ms.is_some() && self.end.is_none();
+                self.guests.start(id, &order, runs, self.plan.spec.uid_base + DYNO_UID);
+            }
+            ToDynoInit::ExecInput { id, bytes } => self.guests.input(id, &bytes),
+            ToDynoInit::ExecCloseInput { id } => self.guests.close_input(id),
+            ToDynoInit::ExecResize { id, rows, columns } => self.guests.resize(id, rows, columns),
+            ToDynoInit::ExecSignal { id, signal } => self.guests.signal(id, signal),
+            ToDynoInit::ExecHangup { id } => self.guests.hang_up(id),
+            ToDynoInit::ExecOutputTaken { id, bytes } => self.guests.output_taken(id, bytes),
         }
     }
 
@@ -332,8 +336,10 @@ impl Supervisor {
             outlet.tell(end);
             outlet.end_told = true;
         }
+        self.guests.tell(outlet);
         if !outlet.flush() {
             self.outlet = None;
+            self.guests.hang_up_all();
         }
     }
 

@@ -142,11 +142,18 @@ pub fn change_owner(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 
 /// Two connected unix sockets, closed at exec.
 pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(libc::SOCK_STREAM)
+}
+
+/// Two connected unix sockets that keep messages apart, closed at exec.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(libc::SOCK_SEQPACKET)
+}
+
+fn pair(kind: libc::c_int) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: the array has room for the two descriptors.
-    check(unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
-    })?;
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) })?;
     // SAFETY: the kernel just gave these descriptors to us alone.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
@@ -203,6 +210,49 @@ pub fn kill(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Blocks SIGCHLD and gives a descriptor that becomes readable when a child has ended.
+pub fn child_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the signal set lives through the calls; the descriptor is new and ours alone.
+    unsafe {
+        let mut children: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut children);
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+        let signals = libc::signalfd(-1, &raw const children, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        Ok(OwnedFd::from_raw_fd(check(signals)?))
+    }
+}
+
+/// Takes what made [`child_signals`] readable.
+pub fn drain_signals(signals: BorrowedFd<'_>) {
+    let mut buffer = [0; 1024];
+    while read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+/// Waits until one of these is ready, for so long; negative: for ever. An interruption is no error.
+pub fn poll(waits: &[(BorrowedFd<'_>, i16)], timeout_ms: i32) -> io::Result<usize> {
+    let mut list: Vec<libc::pollfd> = waits
+        .iter()
+        .map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events: *events, revents: 0 })
+        .collect();
+    // SAFETY: the list lives through the call and is as long as said.
+    match check(unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout_ms) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(1),
+        result => result.map(|count| count as usize),
+    }
+}
+
+/// A file in memory with these bytes, to be read from its start.
+pub fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated; the descriptor is new and ours alone.
+    let fd =
+        unsafe { OwnedFd::from_raw_fd(check(libc::memfd_create(c"order".as_ptr(), libc::MFD_CLOEXEC))?) };
+    let mut file = std::fs::File::from(fd);
+    io::Write::write_all(&mut file, bytes)?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}
+
 /// Default handling and no blocking of every signal, as programs expect to start.
 pub fn reset_signals() {
     // SAFETY: resets dispositions of this process; uncatchable signals just fail.
@@ -252,23 +302,38 @@ pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -
     io::Error::last_os_error()
 }
 
-/// Sends one byte with a descriptor along.
-pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let mut byte = [1u8];
-    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-    let mut control = [0u64; 4];
-    // SAFETY: the message points at live buffers; `control` is aligned and has room for one descriptor.
+/// Most descriptors that come along with one message.
+pub const MAX_DESCRIPTORS: usize = 5;
+
+/// Room for the control message of so many descriptors, in words that align it.
+const CONTROL_WORDS: usize = 8;
+
+/// Sends bytes with descriptors along, at most [`MAX_DESCRIPTORS`].
+pub fn send_descriptors(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if descriptors.is_empty() || descriptors.len() > MAX_DESCRIPTORS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: the message points at live buffers, of which the kernel only reads; `control` is aligned and has room for
+    // that many descriptors (16 bytes of head and 4 for each).
     unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as usize;
+        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let length = (numbers.len() * size_of::<RawFd>()) as u32;
+        message.msg_controllen = libc::CMSG_SPACE(length) as usize;
         let head = libc::CMSG_FIRSTHDR(&raw const message);
         (*head).cmsg_level = libc::SOL_SOCKET;
         (*head).cmsg_type = libc::SCM_RIGHTS;
-        (*head).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
-        libc::CMSG_DATA(head).cast::<RawFd>().write_unaligned(descriptor.as_raw_fd());
+        (*head).cmsg_len = libc::CMSG_LEN(length) as usize;
+        std::ptr::copy_nonoverlapping(numbers.as_ptr().cast(), libc::CMSG_DATA(head), length as usize);
         if libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -276,14 +341,25 @@ pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io
     Ok(())
 }
 
-/// Reads bytes and the descriptor that may come along.
+/// Reads bytes and the one descriptor that may come along.
 pub fn receive_with_descriptor(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
+    receive_with_descriptors(socket, buffer)
+        .map(|(count, descriptors)| (count, descriptors.into_iter().next()))
+}
+
+/// Reads bytes and the descriptors that may come along, at most [`MAX_DESCRIPTORS`].
+pub fn receive_with_descriptors(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut control = [0u64; 4];
-    // SAFETY: the message points at live buffers; what the kernel wrote to `control` is read by its own macros.
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut descriptors = Vec::new();
+    // SAFETY: the message points at live buffers; what the kernel wrote to `control` is read by its own macros, and the
+    // descriptors in it are ours alone.
     unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut part;
@@ -295,13 +371,25 @@ pub fn receive_with_descriptor(
             return Err(io::Error::last_os_error());
         }
         let head = libc::CMSG_FIRSTHDR(&raw const message);
-        let is_descriptor = !head.is_null()
-            && (*head).cmsg_level == libc::SOL_SOCKET
-            && (*head).cmsg_type == libc::SCM_RIGHTS;
-        let descriptor = is_descriptor
-            .then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(head).cast::<RawFd>().read_unaligned()));
-        Ok((count as usize, descriptor))
+        if !head.is_null() && (*head).cmsg_level == libc::SOL_SOCKET && (*head).cmsg_type == libc::SCM_RIGHTS
+        {
+            let bytes = (*head).cmsg_len - libc::CMSG_LEN(0) as usize;
+            let data = libc::CMSG_DATA(head).cast::<RawFd>();
+            for index in 0..bytes / size_of::<RawFd>() {
+                descriptors.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+            }
+        }
+        Ok((count as usize, descriptors))
     }
+}
+
+/// Reads a message that is there already.
+pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is as long as said and lives through the call.
+    let count = unsafe {
+        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+    };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
 }
 
 /// Sets a terminal's size.

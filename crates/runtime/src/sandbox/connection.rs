@@ -3,6 +3,7 @@
 use super::Shared;
 use super::folders::{COMPLAINTS, short_path};
 use crate::dyno_init::ring;
+use crate::exec::Execs;
 use crate::handle::{Action, DynoControl, DynoEvent, DynoHandle, LogStream};
 use crate::launch::{ExitRecord, LaunchPlan, file};
 use crate::{Environment, Result, RuntimeError};
@@ -40,12 +41,13 @@ pub(super) struct Running {
     pub tasks: JoinSet<()>,
 }
 
-/// Nobody waits for room in the input of a dyno that is gone.
-struct CloseOnDrop(Arc<Semaphore>);
+/// Nobody waits for room in the input of a dyno that is gone, nor for a further command of it.
+struct CloseOnDrop(Arc<Semaphore>, Execs);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
+        self.1.close();
     }
 }
 
@@ -55,6 +57,7 @@ struct Reader {
     dyno_id: DynoId,
     events: Option<mpsc::Sender<DynoEvent>>,
     stdin_window: Arc<Semaphore>,
+    execs: Execs,
     pid: Arc<AtomicU32>,
     last_sequence: u64,
     heard: bool,
@@ -95,7 +98,7 @@ pub(super) async fn connect(
         sent.map_err(failed("write to it"))?;
     }
     let (handle, mut running, reader, alive, inbox) = parts(shared, dyno_id, Some(&plan));
-    let window = CloseOnDrop(Arc::clone(&reader.stdin_window));
+    let window = CloseOnDrop(Arc::clone(&reader.stdin_window), reader.execs.clone());
     running.tasks.spawn(async move {
         tokio::select! {
             () = reader.run(read) => {}
@@ -129,6 +132,7 @@ fn parts(shared: &Arc<Shared>, dyno_id: DynoId, plan: Option<&LaunchPlan>) -> Pa
     let (actions, inbox) = mpsc::channel(ACTIONS);
     let (alive, connection) = watch::channel(());
     let stdin_window = Arc::new(Semaphore::new(STDIN_WINDOW_BYTES));
+    let execs = Execs::default();
     let pid = Arc::new(AtomicU32::new(0));
     let network = plan.and_then(|plan| plan.network);
     let port = plan.and_then(|plan| plan.spec.port);
@@ -138,7 +142,7 @@ fn parts(shared: &Arc<Shared>, dyno_id: DynoId, plan: Option<&LaunchPlan>) -> Pa
         dyno_id,
         address,
         events,
-        control: DynoControl::new(dyno_id, actions.clone(), Arc::clone(&stdin_window)),
+        control: DynoControl::new(dyno_id, actions.clone(), Arc::clone(&stdin_window), execs.clone()),
     };
     let running = Running { actions, connection, pid: Arc::clone(&pid), slot, tasks: JoinSet::new() };
     let reader = Reader {
@@ -146,6 +150,7 @@ fn parts(shared: &Arc<Shared>, dyno_id: DynoId, plan: Option<&LaunchPlan>) -> Pa
         dyno_id,
         events: Some(event_sender),
         stdin_window,
+        execs,
         pid,
         last_sequence: 0,
         heard: false,
@@ -169,11 +174,20 @@ async fn write_actions(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<Acti
             Action::Resize { rows, columns } => ToDynoInit::Resize { rows, columns },
             Action::Acknowledge { sequence } => ToDynoInit::Acknowledge(sequence),
             Action::Release => ToDynoInit::Release,
+            Action::Exec { id, order } => ToDynoInit::Exec { id, order },
+            Action::ExecInput { id, bytes } => ToDynoInit::ExecInput { id, bytes },
+            Action::ExecCloseInput { id } => ToDynoInit::ExecCloseInput { id },
+            Action::ExecResize { id, rows, columns } => ToDynoInit::ExecResize { id, rows, columns },
+            Action::ExecSignal { id, signal } => ToDynoInit::ExecSignal { id, signal },
+            Action::ExecHangup { id } => ToDynoInit::ExecHangup { id },
+            Action::ExecOutputTaken { id, bytes } => ToDynoInit::ExecOutputTaken { id, bytes },
         };
         let mut bytes = Vec::new();
         if message.encode(&mut bytes).is_err() || write.write_all(&bytes).await.is_err() {
             break;
         }
+        // An environment may have been in it.
+        bytes.fill(0);
     }
     // Nobody can act on the dyno any more, but its events are still wanted: the reader ends the connection.
     std::future::pending::<()>().await;
@@ -218,7 +232,13 @@ impl Reader {
         let event = match message {
             FromDynoInit::Hello(hello) => {
                 self.pid.store(hello.pid, Ordering::Relaxed);
+                self.execs.speaks(hello.version);
                 return;
+            }
+            FromDynoInit::ExecOutput { id, stream, bytes } => return self.execs.output(id, stream, bytes),
+            FromDynoInit::ExecInputTaken { id, bytes } => return self.execs.input_taken(id, bytes),
+            FromDynoInit::ExecEnded { id, status, failure } => {
+                return self.execs.ended(id, status, failure);
             }
             FromDynoInit::StdinConsumed { bytes } => {
                 self.stdin_window.add_permits((bytes as usize).min(STDIN_WINDOW_BYTES));

@@ -1,4 +1,4 @@
-//! `/apps/X/dynos`: what runs; one-off dynos; restart and stop.
+//! `/apps/X/dynos`: what runs; one-off dynos; commands inside a dyno; restart and stop.
 //!
 //! Restart and stop write down what is wanted; the dyno manager does it. A dyno is named by its label
 //! (`web.1`), its id, or its process type (`web`: all of them).
@@ -9,9 +9,10 @@ use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
 use crate::auth::{OperateApp, ViewApp};
 use crate::crash_point;
-use crate::dynos::{RunError, RunRequest};
+use crate::dynos::{InsideRequest, RunError, RunRequest, check_up, substitute, terminal_size};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use crate::rendezvous::Session;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
@@ -20,6 +21,7 @@ use ferroku_api::dyno::Dyno;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno as Stored, DynoKind};
 use ferroku_core::event::Actor;
+use ferroku_runtime::Command;
 use ferroku_store::dynos::Selector;
 use ferroku_store::{dynos, events, formations};
 use http::StatusCode;
@@ -48,7 +50,7 @@ const SORT_FIELDS: [SortField<Dyno>; 2] = [
 pub fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/apps/{app}/dynos", get(list).post(create).delete(restart_all))
-        .route("/apps/{app}/dynos/{dyno}", get(show).delete(restart))
+        .route("/apps/{app}/dynos/{dyno}", get(show).post(run_inside).delete(restart))
         .route("/apps/{app}/dynos/{dyno}/actions/stop", post(stop))
         .route("/apps/{app}/formations/{type}", delete(restart_type))
         .route("/apps/{app}/formations/{type}/actions/stop", post(stop_type))
@@ -106,10 +108,36 @@ async fn create(
     })?;
     node.events.poke();
     let attach_url = attach.then(|| {
-        let secret = node.rendezvous.issue(stored.id);
+        let secret = node.rendezvous.issue(Session::OneOff(stored.id));
         format!("rendezvous://{}/{secret}", links.authority())
     });
     Ok((StatusCode::CREATED, Json(Dyno::new(&stored, &app, attach_url))))
+}
+
+/// `heroku run:inside`: the command runs once its client has come to the rendezvous.
+async fn run_inside(
+    State(node): State<Arc<Node>>,
+    OperateApp { app, user }: OperateApp,
+    Path((_, name)): Path<(String, String)>,
+    links: Links,
+    Body(create): Body<Create>,
+) -> Result<(StatusCode, Json<Dyno>), ApiError> {
+    let RunRequest { command, environment, terminal, .. } = read(create)?;
+    let shown = shown(&node, &app).await?;
+    let stored = find(&shown, &name).ok_or_else(|| ApiError::not_found("dyno"))?;
+    check_up(stored).map_err(|error| ApiError::invalid_params(error.to_string()))?;
+    let command = substitute(&command, &formations::list(&node.store, app.id).await?);
+    let request = InsideRequest {
+        dyno_id: stored.id,
+        shown: command.clone(),
+        command: Command::Shell(command),
+        terminal: terminal.then(|| terminal_size(&environment)),
+        environment,
+        actor: user.actor,
+    };
+    let secret = node.rendezvous.issue(Session::Inside(Box::new(request)));
+    let attach_url = format!("rendezvous://{}/{secret}", links.authority());
+    Ok((StatusCode::CREATED, Json(Dyno::new(stored, &app, Some(attach_url)))))
 }
 
 async fn restart_all(

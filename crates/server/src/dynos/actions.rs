@@ -7,12 +7,14 @@ use crate::crash_point;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS, pick};
 use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};
+use ferroku_core::slug::Slug;
 use ferroku_core::{DynoId, Millis, dyno_size};
 use ferroku_runtime::{
     Attach, Command, Driver, DynoHandle, DynoSpec, Environment, Limits, NetworkPolicy, TerminalSize,
 };
 use ferroku_store::dynos::{NewDynoRow, OneOffOptions};
 use ferroku_store::{Store, dynos, releases, slugs};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
@@ -229,8 +231,21 @@ impl AppLoop {
     }
 }
 
-/// Builds what the driver needs and starts the dyno.
-async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<DynoHandle> {
+/// What a dyno is started from.
+pub(super) struct Prepared {
+    slug: Slug,
+    options: OneOffOptions,
+    /// Its environment.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// Reads what a dyno is started from. `extra` is added to its environment.
+pub(super) async fn prepare(
+    parts: &super::Parts,
+    app: &App,
+    row: &Dyno,
+    extra: BTreeMap<String, String>,
+) -> anyhow::Result<Prepared> {
     let release = releases::find(&parts.store, app.id, &row.release_id.to_string()).await?;
     let release = release.ok_or_else(|| anyhow::anyhow!("its release is gone"))?;
     let slug = match release.slug_id {
@@ -240,16 +255,22 @@ async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<Dy
     let slug = slug.ok_or_else(|| anyhow::anyhow!("release v{} has no slug", release.version))?;
     let options = dynos::options(&parts.store, row.id).await?.unwrap_or_default();
     let config_vars = releases::config_vars(&parts.store, &release).await?;
-    let terminal = (row.attached && options.terminal).then(|| terminal_size(&options));
     let variables = environment::variables(environment::Sources {
         app,
         dyno: row,
         release: &release,
         slug_commit: slug.commit.as_deref(),
         config_vars,
-        extra: options.environment,
+        extra: options.environment.clone().into_iter().chain(extra).collect(),
         default_host: &app.default_host(&parts.domain),
     });
+    Ok(Prepared { slug, options, variables })
+}
+
+/// Builds what the driver needs and starts the dyno.
+async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<DynoHandle> {
+    let Prepared { slug, options, variables } = prepare(parts, app, row, BTreeMap::new()).await?;
+    let terminal = (row.attached && options.terminal).then(|| terminal_size(&options.environment));
     let size = dyno_size::find(&row.size)
         .or_else(|| dyno_size::find(dyno_size::DEFAULT_DYNO_SIZE))
         .ok_or_else(|| anyhow::anyhow!("the dyno size {} is unknown", row.size))?;
@@ -280,9 +301,10 @@ async fn start(parts: &super::Parts, app: &App, row: &Dyno) -> anyhow::Result<Dy
     Ok(handle)
 }
 
-fn terminal_size(options: &OneOffOptions) -> TerminalSize {
+/// The size of a client's terminal, by the variables that it sends along.
+pub fn terminal_size(environment: &BTreeMap<String, String>) -> TerminalSize {
     let number = |name: &str, default: u16| {
-        let given = options.environment.get(name).and_then(|text| text.parse().ok());
+        let given = environment.get(name).and_then(|text| text.parse().ok());
         given.filter(|number| *number > 0).unwrap_or(default)
     };
     TerminalSize {

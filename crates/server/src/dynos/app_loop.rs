@@ -55,6 +55,11 @@ pub(super) enum Message {
         dyno_id: DynoId,
         answer: oneshot::Sender<Result<AttachedStreams>>,
     },
+    /// Who acts on a dyno that runs.
+    Control {
+        dyno_id: DynoId,
+        answer: oneshot::Sender<Option<DynoControl>>,
+    },
     /// The router has probed a dyno that is being added.
     Probed(Probed),
     /// A dyno whose health is probed has had its time.
@@ -199,6 +204,10 @@ impl AppLoop {
             Message::Attach { dyno_id, answer } => {
                 let streams = self.on_attach(dyno_id).await;
                 let _ = answer.send(streams);
+                Ok(())
+            }
+            Message::Control { dyno_id, answer } => {
+                let _ = answer.send(self.live.get(&dyno_id).and_then(|live| live.control.clone()));
                 Ok(())
             }
             Message::Probed(probed) => self.on_probed(probed).await,

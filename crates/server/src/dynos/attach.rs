@@ -13,13 +13,13 @@ use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::DynoId;
 use ferroku_core::dyno::DynoState;
-use ferroku_runtime::DynoControl;
+use ferroku_runtime::{DynoControl, ExecInput};
 use ferroku_store::{apps, dynos};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Chunks that wait for a slow side before the other is made to wait.
-const CHUNKS: usize = 32;
+pub(super) const CHUNKS: usize = 32;
 /// The end-of-transmission byte.
 const END_OF_TRANSMISSION: u8 = 0x04;
 /// How long a 0x04 must stay the last byte to count as the end of input rather than as data.
@@ -64,7 +64,7 @@ impl AppLoop {
     pub fn connect(&self, dyno_id: DynoId, control: DynoControl, client: Client) -> mpsc::Sender<Bytes> {
         let inbox = self.sender.clone();
         tokio::spawn(async move {
-            feed(client.input, &control, client.terminal).await;
+            feed(client.input, &Input::Dyno(control), client.terminal).await;
             // Of a dyno that has ended, this is nothing new.
             let _ = inbox.send(Message::Hangup { dyno_id, step: 0 });
         });
@@ -91,28 +91,50 @@ impl AppLoop {
     }
 }
 
+/// Where a client's bytes go.
+pub(super) enum Input {
+    Dyno(DynoControl),
+    Inside(ExecInput),
+}
+
+impl Input {
+    /// What has ended takes nothing; its end closes the connection.
+    async fn write(&self, bytes: Vec<u8>) {
+        let _ = match self {
+            Self::Dyno(control) => control.write_stdin(bytes).await,
+            Self::Inside(input) => input.write(&bytes).await,
+        };
+    }
+
+    async fn close(&self) {
+        let _ = match self {
+            Self::Dyno(control) => control.close_stdin().await,
+            Self::Inside(input) => input.close().await,
+        };
+    }
+}
+
 /// Passes a client's bytes on until it goes.
-async fn feed(mut input: mpsc::Receiver<Bytes>, control: &DynoControl, terminal: bool) {
+pub(super) async fn feed(mut client: mpsc::Receiver<Bytes>, input: &Input, terminal: bool) {
     let mut held = false;
     loop {
         let next = if held {
-            match tokio::time::timeout(END_SETTLES, input.recv()).await {
+            match tokio::time::timeout(END_SETTLES, client.recv()).await {
                 Ok(next) => next,
                 Err(_) => {
                     held = false;
-                    let _ = control.close_stdin().await;
+                    input.close().await;
                     continue;
                 }
             }
         } else {
-            input.recv().await
+            client.recv().await
         };
         let Some(bytes) = next else { return };
         let (chunk, holds) = if terminal { (bytes.to_vec(), false) } else { hold_back(held, &bytes) };
         held = holds;
         if !chunk.is_empty() {
-            // A dyno that has ended takes nothing; its end closes the connection.
-            let _ = control.write_stdin(chunk).await;
+            input.write(chunk).await;
         }
     }
 }

@@ -19,6 +19,7 @@ mod attach;
 mod certificates;
 mod environment;
 mod events;
+mod inside;
 mod log_text;
 mod memory;
 mod one_off;
@@ -26,6 +27,9 @@ mod pump;
 mod router_feed;
 mod routes;
 
+pub use actions::terminal_size;
+pub use environment::substitute;
+pub use inside::{InsideError, InsideRequest, check_up};
 pub use one_off::{RunError, RunRequest};
 
 use crate::crash_point;
@@ -82,10 +86,12 @@ pub struct DynoSettings {
 pub enum DynosError {
     #[error("cannot read or write the rows of dynos")]
     Store(#[from] StoreError),
-    #[error("the dyno driver failed")]
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("the dyno {0} is not waiting for a client")]
     NotWaiting(DynoId),
+    #[error("the environment of the dyno cannot be put together: {0}")]
+    Inside(String),
     #[error("the dynos are being stopped")]
     Closing,
 }

@@ -3,9 +3,9 @@
 use super::{Creating, Supervisor};
 use crate::dyno_init::streams::{InnerEnds, Streams};
 use crate::dyno_init::sys::{self, Context, Failure};
-use crate::dyno_init::{CANNOT_RUN, create, inside, mounts};
+use crate::dyno_init::{CANNOT_RUN, create, mounts};
 use crate::launch::{ExitRecord, file};
-use ferroku_core::protocol::dyno::FromDynoInit;
+use ferroku_core::protocol::dyno::{FromDynoInit, Order};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -51,8 +51,7 @@ impl Supervisor {
     }
 
     pub(super) fn reap(&mut self) {
-        let mut buffer = [0; 1024];
-        while sys::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
+        sys::drain_signals(self.signals.as_fd());
         while let Some((pid, code)) = sys::reap() {
             if self.creating.as_ref().is_some_and(|creating| creating.pid == pid) {
                 self.created(code);
@@ -102,7 +101,7 @@ impl Supervisor {
         }
         let (Some(environment), Some(channel)) = (self.environment.take(), &self.channel) else { return };
         self.environment_sent = true;
-        let order = inside::Order {
+        let order = Order {
             environment,
             command: self.plan.spec.command.clone(),
             terminal: self.plan.spec.attach.and_then(|attach| attach.terminal),
@@ -112,6 +111,7 @@ impl Supervisor {
         let sent = channel.try_clone().and_then(|channel| {
             // SAFETY: a plain flag call on an open descriptor.
             sys::check(unsafe { libc::fcntl(channel.as_raw_fd(), libc::F_SETFL, 0) })?;
+            sys::send_descriptors(channel.as_fd(), &[1], &[self.guests.open()?.as_fd()])?;
             let mut channel = File::from(channel);
             channel.write_all(&(bytes.len() as u32).to_le_bytes())?;
             channel.write_all(&bytes)
@@ -168,6 +168,7 @@ impl Supervisor {
         self.channel = None;
         self.stop_at_ms = None;
         self.streams.work(&mut self.ring, true);
+        self.guests.dyno_ended();
         const KILLED: i32 = 128 + libc::SIGKILL;
         let oom_killed = status == KILLED && self.cgroup.oom_kills() > 0;
         let record = ExitRecord { status, at_us: sys::now_us(), oom_killed };
