@@ -1,6 +1,6 @@
 # make demo    a node of your own with a Django app on it, from nothing
 # make test    everything that is tested; what .ci/run calls
-# make bench   figures (GROUP=main for one group)
+# make bench   figures (GROUP=main, router or dynos for one group)
 # make build   the programs, in target/release
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
@@ -31,7 +31,7 @@ demo: build
 	@scripts/demo.sh
 
 bench: setup-bench
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bins --examples
 	$(TARGET)/release/bench $(GROUP)
 
 lint:

@@ -87,7 +87,7 @@ install_for_test() {
 # Their services are neither started now nor at the next boot: only the programs are wanted.
 install_for_bench() {
     local policy=/usr/sbin/policy-rc.d missing=() package
-    for package in nginx haproxy caddy; do is_installed "$package" || missing+=("$package"); done
+    for package in nginx haproxy caddy bubblewrap crun; do is_installed "$package" || missing+=("$package"); done
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy

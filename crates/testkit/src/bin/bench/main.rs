@@ -3,6 +3,7 @@
 //! One line a figure: name, unit, ours, peer, peer_value, ratio, target, at_least, met. A figure whose peer is absent is void: its
 //! `met` is null. Without a group, every group runs.
 
+mod dynos_group;
 mod main_group;
 mod router_group;
 
@@ -84,7 +85,8 @@ impl Figure {
 /// Measures every figure of a group.
 type Group = fn() -> Vec<Figure>;
 
-const GROUPS: [(&str, Group); 2] = [("main", main_group::measure), ("router", router_group::measure)];
+const GROUPS: [(&str, Group); 3] =
+    [("main", main_group::measure), ("router", router_group::measure), ("dynos", dynos_group::measure)];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);

@@ -1,0 +1,15 @@
+//! The group `dynos`: what a dyno's life takes.
+
+mod start;
+
+use crate::Figure;
+
+/// Measures all of it.
+pub fn measure() -> Vec<Figure> {
+    start::measure()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
