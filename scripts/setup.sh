@@ -74,7 +74,7 @@ install_for_test() {
             >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install heroku3 failed (whole text: $tools/pip.log)"; }
         touch "$tools/python/heroku3-$HEROKU3_VERSION"
     fi
-    apt_install wrk pebble openssl
+    apt_install wrk pebble openssl runc
     if ! is_installed postgresql; then
         # The tests make clusters of their own; the machine needs none.
         mkdir -p /etc/postgresql-common

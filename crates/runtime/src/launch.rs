@@ -16,6 +16,9 @@ pub(crate) struct LaunchPlan {
     pub program: PathBuf,
     /// The program that makes the container.
     pub create_program: PathBuf,
+    /// The OCI runtime that it has make the container; `None`: libcontainer, which is linked in.
+    #[serde(default)]
+    pub oci_runtime: Option<PathBuf>,
     /// On disk: lock, log ring, loop image, exit record.
     pub state_folder: PathBuf,
     /// In memory: this file, the socket, the bundle.

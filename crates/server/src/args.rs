@@ -83,6 +83,9 @@ pub struct DynoArgs {
     /// cycled
     #[arg(long, value_name = "TIME", env = "FERROKU_CYCLE_DYNOS_AFTER", value_parser = duration)]
     pub cycle_dynos_after: Option<Duration>,
+    /// An OCI runtime that makes the dynos' containers, such as /usr/sbin/runc, in place of the one that is built in
+    #[arg(long, value_name = "PROGRAM", env = "FERROKU_OCI_RUNTIME")]
+    pub oci_runtime: Option<PathBuf>,
 }
 
 /// Longest time that an option takes, in seconds: a hundred years are a slip of the finger.
@@ -109,7 +112,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl From<DynoArgs> for DynoSettings {
     fn from(args: DynoArgs) -> Self {
-        Self { cycle_after: args.cycle_dynos_after }
+        Self { cycle_after: args.cycle_dynos_after, oci_runtime: args.oci_runtime }
     }
 }
 

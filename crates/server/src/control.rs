@@ -143,7 +143,8 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
     let store = Store::open(&store_url, key).await.context("cannot open the store")?;
     secrets::ensure_owner(&store, &config.data, &config.owner_email).await?;
     let logplex = Logplex::open(config.data.join("logs")).context("cannot open the logs")?;
-    let sandbox = SandboxConfig::new(config.data.clone());
+    let oci_runtime = config.dynos.oci_runtime.clone();
+    let sandbox = SandboxConfig { oci_runtime, ..SandboxConfig::new(config.data.clone()) };
     let driver = Arc::new(SandboxDriver::open(sandbox).await.context("cannot run dynos on this machine")?);
     let router = RouterLink::connect(config.data.join("run/router.sock"));
     let events = Arc::new(EventFeed::default());

@@ -105,7 +105,8 @@ impl Node {
         for path in [&root, &inside] {
             chown(path, Some(SLUG_UID), Some(SLUG_UID))?;
         }
-        let config = SandboxConfig { data: data.to_path_buf(), programs, allowed_networks: vec![] };
+        let config =
+            SandboxConfig { data: data.to_path_buf(), programs, allowed_networks: vec![], oci_runtime: None };
         let driver = SandboxDriver::open(config).await?;
         // The stock of network namespaces is a part of how dynos start, and it is filled while a node starts.
         tokio::time::sleep(Duration::from_secs(1)).await;

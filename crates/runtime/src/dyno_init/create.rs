@@ -4,8 +4,9 @@
 //! stays in memory as long as its dyno; because it is none of the dyno's business, into which dyno-init goes as pid 1;
 //! and because whatever goes wrong in it ends here.
 
+use super::external;
 use super::idmap::{self, Ids};
-use super::seccomp;
+use super::seccomp::{self, Reader};
 use super::sys::{Context, Failure};
 use crate::cgroup::{self, Hierarchies};
 use crate::launch::LaunchPlan;
@@ -30,6 +31,9 @@ pub mod descriptor {
     pub const STDERR: i32 = 6;
 }
 
+/// What the OCI specification calls the limits of a dyno's processes.
+pub(super) const NOFILE: &str = "RLIMIT_NOFILE";
+pub(super) const CORE: &str = "RLIMIT_CORE";
 /// Dynos go before control and the database when the host runs out of memory.
 const OOM_SCORE_ADJUSTMENT: i32 = 500;
 /// As Heroku's dynos have it.
@@ -59,6 +63,9 @@ pub fn run(
     let user_namespace_path = format!("/proc/{}/fd/{}", std::process::id(), user_namespace.as_raw_fd());
     let mut spec = spec(&plan, &root, &user_namespace_path)?;
     alter(&run_folder, &mut spec);
+    if plan.oci_runtime.is_some() {
+        external::take_limits(&mut spec)?;
+    }
     let spec: Spec = serde_json::from_value(spec).context(|| "OCI spec".into())?;
     spec.save(run_folder.join("config.json")).context(|| "write config.json".into())?;
     let [stdin, stdout, stderr] = [descriptor::STDIN, descriptor::STDOUT, descriptor::STDERR].map(|number| {
@@ -67,6 +74,29 @@ pub fn run(
     });
     let state = run_folder.join("oci");
     fs::create_dir_all(&state).context(|| format!("make {}", state.display()))?;
+    let streams = Streams { stdin, stdout, stderr };
+    let pid = match &plan.oci_runtime {
+        None => by_library(&plan, &run_folder, state, streams)?,
+        Some(program) => external::create(program, &plan, &run_folder, &state, streams)?,
+    };
+    writeln!(std::io::stdout(), "{pid}").context(|| "tell the pid".into())?;
+    Ok(0)
+}
+
+/// The standard streams of a dyno's first process.
+pub(super) struct Streams {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+fn by_library(
+    plan: &LaunchPlan,
+    run_folder: &Path,
+    state: PathBuf,
+    streams: Streams,
+) -> Result<i32, Failure> {
+    let Streams { stdin, stdout, stderr } = streams;
     let mut container = ContainerBuilder::new(plan.spec.dyno_id.to_string(), SyscallType::default())
         .with_root_path(state)
         .context(|| "state folder".into())?
@@ -74,15 +104,14 @@ pub fn run(
         .with_stdout(stdout)
         .with_stderr(stderr)
         .with_preserved_fds(1)
-        .as_init(&run_folder)
+        .as_init(run_folder)
         .with_systemd(false)
         .with_detach(true)
         .build()
         .map_err(|error| Failure::new(chain("create the container", &error)))?;
     container.start().map_err(|error| Failure::new(chain("start the container", &error)))?;
     let pid = container.pid().ok_or_else(|| Failure::new("the container has no process"))?;
-    writeln!(std::io::stdout(), "{pid}").context(|| "tell the pid".into())?;
-    Ok(0)
+    Ok(pid.as_raw())
 }
 
 fn chain(what: &str, error: &dyn std::error::Error) -> String {
@@ -100,7 +129,8 @@ fn chain(what: &str, error: &dyn std::error::Error) -> String {
 fn spec(plan: &LaunchPlan, root: &Path, user_namespace: &str) -> Result<serde_json::Value, Failure> {
     let limits = &plan.spec.limits;
     let ids = json!([{ "containerID": 0, "hostID": plan.spec.uid_base, "size": APP_UIDS }]);
-    let profile = seccomp::profile().context(|| "seccomp profile".into())?;
+    let reader = if plan.oci_runtime.is_some() { Reader::OciRuntime } else { Reader::Libcontainer };
+    let profile = seccomp::profile(reader).context(|| "seccomp profile".into())?;
     Ok(json!({
         "ociVersion": "1.0.2",
         "hostname": plan.spec.host_name,
@@ -188,7 +218,7 @@ fn rlimits() -> serde_json::Value {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = OPEN_FILES.min(hard);
     json!([
-        { "type": "RLIMIT_NOFILE", "soft": files, "hard": files },
-        { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }
+        { "type": NOFILE, "soft": files, "hard": files },
+        { "type": CORE, "soft": 0, "hard": 0 }
     ])
 }

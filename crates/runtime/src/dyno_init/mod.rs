@@ -15,6 +15,7 @@
 mod bound;
 mod create;
 mod etc;
+mod external;
 mod idmap;
 mod inside;
 mod lines;

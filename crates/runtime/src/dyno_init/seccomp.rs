@@ -168,23 +168,38 @@ const CLONE_NAMESPACES: &[i32] = &[
 /// The highest socket family of today; what comes later is denied.
 const LAST_FAMILY: u64 = 45;
 
+/// Who reads the profile: they differ in two things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// Version 0.7 takes the mask of a masked comparison from the second value, where the OCI specification has it in
+    /// the first.
+    Libcontainer,
+    /// As the specification says; runc does not know the name of the machine's own architecture.
+    OciRuntime,
+}
+
 /// The profile as part of an OCI spec.
 ///
 /// # Errors
 /// Never: the builders have all that they need.
-pub fn profile() -> Result<LinuxSeccomp, OciSpecError> {
+pub fn profile(reader: Reader) -> Result<LinuxSeccomp, OciSpecError> {
     let mut calls = Vec::new();
     for group in GROUPS {
-        calls.extend(rules(group)?);
+        calls.extend(rules(group, reader)?);
     }
+    let architecture = match reader {
+        Reader::Libcontainer => Arch::ScmpArchNative,
+        Reader::OciRuntime if cfg!(target_arch = "aarch64") => Arch::ScmpArchAarch64,
+        Reader::OciRuntime => Arch::ScmpArchX86_64,
+    };
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActAllow)
-        .architectures(vec![Arch::ScmpArchNative])
+        .architectures(vec![architecture])
         .syscalls(calls)
         .build()
 }
 
-fn rules(group: &Group) -> Result<Vec<LinuxSyscall>, OciSpecError> {
+fn rules(group: &Group, reader: Reader) -> Result<Vec<LinuxSyscall>, OciSpecError> {
     let arguments = match group.only {
         Only::Always => return Ok(vec![deny(group, None)?]),
         Only::NamespaceFlags => CLONE_NAMESPACES
@@ -200,11 +215,14 @@ fn rules(group: &Group) -> Result<Vec<LinuxSyscall>, OciSpecError> {
                 .chain([argument(0, LinuxSeccompOperator::ScmpCmpGt, LAST_FAMILY, None)])
                 .collect::<Result<Vec<_>, _>>()?
         }
-        // The kernel looks at the lower half only, so the rule does too. libcontainer 0.7 takes the mask from the
-        // second value, where the OCI specification has it in the first.
+        // The kernel looks at the lower half only, so the rule does too.
         Only::TerminalInput => {
             const LOWER_HALF: u64 = 0xffff_ffff;
-            vec![argument(1, LinuxSeccompOperator::ScmpCmpMaskedEq, libc::TIOCSTI, Some(LOWER_HALF))?]
+            let (first, second) = match reader {
+                Reader::Libcontainer => (libc::TIOCSTI, LOWER_HALF),
+                Reader::OciRuntime => (LOWER_HALF, libc::TIOCSTI),
+            };
+            vec![argument(1, LinuxSeccompOperator::ScmpCmpMaskedEq, first, Some(second))?]
         }
     };
     arguments.into_iter().map(|argument| deny(group, Some(argument))).collect()

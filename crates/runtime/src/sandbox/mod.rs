@@ -48,6 +48,8 @@ pub struct SandboxConfig {
     pub programs: PathBuf,
     /// Private networks, such as `10.20.0.0/16`, that dynos may talk to all the same.
     pub allowed_networks: Vec<String>,
+    /// A program that makes the containers, such as `/usr/sbin/runc`, in place of libcontainer, which is linked in.
+    pub oci_runtime: Option<PathBuf>,
 }
 
 /// Dynos on this machine.
@@ -68,6 +70,7 @@ struct Shared {
     program: PathBuf,
     digest: String,
     create_program: PathBuf,
+    oci_runtime: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl SandboxConfig {
             data: data.into(),
             programs: beside.unwrap_or_else(|| PathBuf::from("/")),
             allowed_networks: Vec::new(),
+            oci_runtime: None,
         }
     }
 }
@@ -162,7 +166,13 @@ fn prepare(config: &SandboxConfig) -> Result<(Shared, Links)> {
     let forward = "/proc/sys/net/ipv4/ip_forward";
     std::fs::write(forward, "1").map_err(RuntimeError::file("turn on", forward))?;
     let links = links.ok_or(RuntimeError::ShutDown)?;
-    Ok((Shared { node, folders, hierarchies, program, digest, create_program }, links))
+    let oci_runtime = config.oci_runtime.as_deref().map(find_oci_runtime).transpose()?;
+    Ok((Shared { node, folders, hierarchies, program, digest, create_program, oci_runtime }, links))
+}
+
+/// The runtime's whole path, so that what a dyno is made by does not depend on a later search.
+fn find_oci_runtime(program: &Path) -> Result<PathBuf> {
+    program.canonicalize().map_err(RuntimeError::file("find the OCI runtime", program))
 }
 
 impl Driver for SandboxDriver {
@@ -351,6 +361,7 @@ impl Shared {
             digest: self.digest.clone(),
             program: self.program.clone(),
             create_program: self.create_program.clone(),
+            oci_runtime: self.oci_runtime.clone(),
             state_folder: self.folders.state(dyno_id),
             run_folder: self.folders.run(dyno_id),
             slug,

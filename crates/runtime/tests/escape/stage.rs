@@ -73,19 +73,24 @@ for name in ["var_file", "run_file", "socket"]:
     os.unlink(know[name])
 "#;
 
-/// Starts this program again on a host of its own. Returns how it ended, or `None` in there.
-pub fn enter() -> Option<ExitCode> {
-    if std::env::var_os(ON_STAGE).is_some() {
-        return None;
+/// Whether this is the process on a host of its own.
+pub fn is_entered() -> bool {
+    std::env::var_os(ON_STAGE).is_some()
+}
+
+/// Runs this program again on a host of its own, with dynos that this OCI runtime makes, if one is named.
+pub fn succeeds(oci_runtime: Option<PathBuf>) -> bool {
+    let mut command = Command::new("unshare");
+    if let Some(program) = oci_runtime {
+        command.env(support::OCI_RUNTIME, program);
     }
-    let status = Command::new("unshare")
+    let status = command
         .args(["--net", "--mount", "--uts", "--ipc", "--", "bash", "-c", ENTER])
         .arg(std::env::current_exe().expect("our own program"))
         .args(std::env::args_os().skip(1))
         .env(ON_STAGE, "1")
-        .status()
-        .expect("unshare runs");
-    Some(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+        .status();
+    status.expect("unshare runs").success()
 }
 
 /// What became of an attempt.
@@ -130,6 +135,7 @@ impl Stage {
             data: folder.path().to_path_buf(),
             programs: programs.clone(),
             allowed_networks: vec![],
+            oci_runtime: support::oci_runtime(),
         };
         let driver = SandboxDriver::open(config).await.expect("driver opens");
         let mut names = Names::read(folder.path());

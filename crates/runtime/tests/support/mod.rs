@@ -114,8 +114,20 @@ impl Drop for TestNode {
     }
 }
 
+/// The OCI runtime that all dynos of a run are to be made by, if one is named.
+pub const OCI_RUNTIME: &str = "FERROKU_TEST_OCI_RUNTIME";
+
+pub fn oci_runtime() -> Option<PathBuf> {
+    std::env::var_os(OCI_RUNTIME).map(PathBuf::from)
+}
+
 pub async fn open(data: &Path) -> SandboxDriver {
-    let config = SandboxConfig { data: data.to_path_buf(), programs: programs(), allowed_networks: vec![] };
+    let config = SandboxConfig {
+        data: data.to_path_buf(),
+        programs: programs(),
+        allowed_networks: vec![],
+        oci_runtime: oci_runtime(),
+    };
     SandboxDriver::open(config).await.expect("driver opens")
 }
 

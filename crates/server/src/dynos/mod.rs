@@ -43,6 +43,7 @@ use ferroku_runtime::{Driver, DynoHandle, RuntimeError, SandboxDriver};
 use ferroku_store::{Store, StoreError, dynos};
 use routes::Routes;
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
@@ -79,6 +80,8 @@ pub struct Parts {
 pub struct DynoSettings {
     /// How long a dyno lives until it is cycled; `None`: as long as it can.
     pub cycle_after: Option<Duration>,
+    /// What makes the containers in place of libcontainer.
+    pub oci_runtime: Option<PathBuf>,
 }
 
 /// Why the manager could not do something.
