@@ -1,4 +1,4 @@
-//! App features: switches of how the router treats an app.
+//! App features: switches of how the node treats an app.
 //!
 //! `http-session-affinity` is Heroku's own; the others have names in its manner, because Heroku has no such switch.
 
@@ -23,8 +23,11 @@ pub const HTTPS_REDIRECT: &str = "http-redirect-to-https";
 /// The router speaks HTTP/2 (prior knowledge, no TLS) to the dynos: what gRPC needs.
 pub const END_TO_END_HTTP2: &str = "http-end-to-end-http2";
 
+/// The app is frozen while nobody asks for it, whatever the size of its dynos.
+pub const SLEEP_WHEN_IDLE: &str = "sleep-when-idle";
+
 /// Every feature, by name.
-pub const FEATURES: [Feature; 3] = [
+pub const FEATURES: [Feature; 4] = [
     Feature {
         name: END_TO_END_HTTP2,
         display_name: "End-to-end HTTP/2",
@@ -44,6 +47,13 @@ pub const FEATURES: [Feature; 3] = [
         display_name: "Session affinity",
         description: "Enable session affinity for all requests",
         doc_url: "https://devcenter.heroku.com/articles/session-affinity",
+        state: "general",
+    },
+    Feature {
+        name: SLEEP_WHEN_IDLE,
+        display_name: "Sleep when idle",
+        description: "Put the app to sleep when nobody asks for it, as eco dynos do, and wake it at the next request",
+        doc_url: "docs/sleep.md",
         state: "general",
     },
 ];

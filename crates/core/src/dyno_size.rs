@@ -100,6 +100,11 @@ pub const DYNO_SIZES: &[DynoSize] = &[
 /// The size of an app's process types until it chooses another.
 pub const DEFAULT_DYNO_SIZE: &str = "basic";
 
+/// Whether an app whose web dynos are of this size sleeps when nobody asks for it.
+pub fn sleeps(name: &str) -> bool {
+    name.eq_ignore_ascii_case("eco")
+}
+
 /// The size with this name, whatever its case.
 pub fn find(name: &str) -> Option<&'static DynoSize> {
     DYNO_SIZES.iter().find(|size| size.name.eq_ignore_ascii_case(name))

@@ -79,6 +79,7 @@ fn app(host: &str, dynos: &[String]) -> Result<RouteApp, std::net::AddrParseErro
         name: format!("web.{}", number + 1),
         address,
         state: TargetState::Healthy,
+        asleep: None,
     };
     Ok(RouteApp {
         web_quantity: 1,

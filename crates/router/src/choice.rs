@@ -32,7 +32,6 @@ pub enum Hold {
     Boot,
     /// As while booting, and control is told.
     Sleep,
-    Pause,
 }
 
 /// Decides by the app's state alone.
@@ -42,8 +41,6 @@ pub fn admit(app: &App) -> Admission {
         Admission::Refused(Failure::Maintenance)
     } else if route.blank {
         Admission::Refused(Failure::BlankApp)
-    } else if route.paused {
-        Admission::Held(Hold::Pause)
     } else if !app.targets.is_empty() {
         Admission::Passed
     } else if route.asleep {
@@ -141,7 +138,8 @@ impl Tried {
         self.targets.iter().any(|tried| Arc::ptr_eq(tried, target))
     }
 
-    fn next_pause(&mut self) -> Duration {
+    /// How long to wait before the next look; longer each time.
+    pub fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
         pause

@@ -21,6 +21,7 @@ use crate::peer::{Heard, Peer};
 use crate::probe::Probes;
 use crate::shared::{Phase, Shared};
 use crate::table::Compiler;
+use crate::wake;
 
 /// Between two looks whether a leaving router has finished.
 const LEAVE_POLL: Duration = Duration::from_millis(20);
@@ -60,7 +61,7 @@ impl Control {
                 _ = stop.recv() => return,
                 () = step(self) => {}
                 _ = report.tick() => self.report(),
-                _ = wake.tick() => self.wake(),
+                _ = wake.tick() => self.tell_who_waits(),
                 _ = sweep.tick() => {
                     self.sweep();
                     self.outbox.adopt_leftovers();
@@ -128,7 +129,7 @@ impl Control {
                 for probed in self.probes.results() {
                     self.tell(FromRouter::Probed(probed.clone()));
                 }
-                self.wake();
+                self.tell_who_waits();
                 self.report();
                 if *self.shared.phase.borrow() >= Phase::Leaving {
                     self.tell(FromRouter::Leaving);
@@ -159,6 +160,7 @@ impl Control {
         table.certificates = certificates;
         self.probes.follow(&table);
         self.apply(table);
+        self.wake_busy();
         // Handshakes that waited look for their certificates in the table that is in place.
         self.shared.certificates_have_come();
         self.tell(FromRouter::TableApplied(TableApplied { version }));
@@ -167,6 +169,16 @@ impl Control {
         }
         let compiler = &self.compiler;
         self.reported.retain(|dyno_id| compiler.is_drained(*dyno_id));
+    }
+
+    /// Requests that were under way when their dyno was put to sleep are to be answered all the same.
+    fn wake_busy(&self) {
+        let table = self.shared.table.load();
+        let Some(table) = table.as_ref() else { return };
+        for target in table.targets().filter(|target| target.is_asleep() && target.in_flight() > 0).cloned() {
+            let limit = self.shared.timeouts.connect;
+            tokio::spawn(async move { wake::wake(&target, limit).await });
+        }
     }
 
     fn report_drained(&mut self, dyno_id: DynoId) {
@@ -197,10 +209,10 @@ impl Control {
     }
 
     /// Tells of sleeping apps that requests wait for.
-    fn wake(&self) {
+    fn tell_who_waits(&self) {
         let table = self.shared.table.load();
         let Some(table) = table.as_ref() else { return };
-        for app in table.apps().filter(|app| app.route.asleep && app.state.waiting() > 0) {
+        for app in table.apps().filter(|app| app.is_asleep() && app.state.waiting() > 0) {
             self.tell(FromRouter::Wake(Wake { app_id: app.id() }));
         }
     }
@@ -239,7 +251,7 @@ async fn step(control: &mut Control) {
                 control.tell(FromRouter::Probed(probed));
             }
         }
-        () = shared.wake_needed.notified() => control.wake(),
+        () = shared.wake_needed.notified() => control.tell_who_waits(),
         Some(permit) = permit, if has_batches => {
             if let Some(batch) = control.outbox.next_batch() {
                 permit.send(FromRouter::RequestLog(batch));

@@ -99,8 +99,6 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A request waits this long for a booting app (Heroku: 75 s, then H20).
     pub boot: Duration,
-    /// A request waits this long for an app that is paused, then H20.
-    pub pause: Duration,
     /// Idle connections to dynos are closed after this (Heroku: 90 s).
     pub dyno_keep_alive: Duration,
     /// A client's connection without a whole request head is closed after this (Heroku: about 60 s).
@@ -136,7 +134,6 @@ impl Default for Timeouts {
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(55),
             boot: Duration::from_secs(75),
-            pause: Duration::from_secs(30),
             dyno_keep_alive: Duration::from_secs(90),
             client_keep_alive: Duration::from_secs(60),
             leave_idle: Duration::from_secs(1),

@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::limits::{COOKIE_LIMIT_BYTES, REUSE_UNSAFE_WITHIN};
 use crate::pages;
-use crate::table::App;
+use crate::table::{App, Target};
 use crate::tunnel;
 use crate::upstream::{self, IdleConnection, Protocol, Sender};
 
@@ -164,6 +164,7 @@ async fn enter(exchange: &mut Exchange, tried: &mut Tried) -> Result<(), Failure
             Admission::Passed => {}
         }
         match tried.choose(&exchange.app, exchange.wanted)? {
+            Choice::Target(target) if target.is_asleep() => wake(exchange, tried, &target).await?,
             Choice::Target(target) => {
                 if let Some(in_flight) = target.enter() {
                     exchange.dyno = Some(target);
@@ -185,11 +186,25 @@ async fn enter(exchange: &mut Exchange, tried: &mut Tried) -> Result<(), Failure
     }
 }
 
+/// Wakes the dyno that was chosen. Of one that cannot be woken control is told, and the next look decides.
+async fn wake(exchange: &mut Exchange, tried: &mut Tried, target: &Arc<Target>) -> Result<(), Failure> {
+    let Some(_waiting) = exchange.app.state.wait(waiting_limit(&exchange.app)) else {
+        return Err(Failure::BacklogTooDeep);
+    };
+    let timeouts = &exchange.shared.timeouts;
+    if !crate::wake::wake(target, timeouts.connect).await {
+        if tried.is_over(timeouts.boot) {
+            return Err(Failure::BootTimeout);
+        }
+        exchange.shared.wake_needed.notify_one();
+        tokio::time::sleep(tried.next_pause()).await;
+    }
+    refresh(exchange)
+}
+
 /// Waits for a table that may let the request pass.
 async fn wait(exchange: &mut Exchange, hold: Hold) -> Result<(), Failure> {
-    let timeouts = &exchange.shared.timeouts;
-    let limit = if hold == Hold::Pause { timeouts.pause } else { timeouts.boot };
-    let deadline = exchange.arrived + limit;
+    let deadline = exchange.arrived + exchange.shared.timeouts.boot;
     let Some(_waiting) = exchange.app.state.wait(waiting_limit(&exchange.app)) else {
         return Err(Failure::BacklogTooDeep);
     };

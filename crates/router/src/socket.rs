@@ -5,7 +5,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -48,16 +48,34 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
         .map_err(|error| named("cannot connect to the unix socket", path, &error))
 }
 
+/// Connects to the socket at `path` without ever blocking the thread.
+///
+/// # Errors
+/// Nobody listens there, or too many wait to be let in; the message names the path.
+pub async fn connect_async(path: &Path) -> io::Result<tokio::net::UnixStream> {
+    let connected = match short_path(path) {
+        Ok((short, _folder)) => tokio::net::UnixStream::connect(short).await,
+        Err(error) => Err(error),
+    };
+    connected.map_err(|error| named("cannot connect to the unix socket", path, &error))
+}
+
 fn with_short_path<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (short, _folder) = short_path(path)?;
+    act(&short)
+}
+
+/// A path that is short enough, for as long as the folder that comes with it is open.
+fn short_path(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
     if path.as_os_str().len() <= SOCKET_PATH_LIMIT_BYTES {
-        return act(path);
+        return Ok((path.to_path_buf(), None));
     }
     let name = path.file_name().ok_or_else(|| no_file_name(path))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let folder = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     short.push(name);
-    act(&short)
+    Ok((short, Some(folder)))
 }
 
 fn no_file_name(path: &Path) -> io::Error {

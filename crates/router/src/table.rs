@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferroku_core::protocol::router::{RouteApp, RouteTable, TargetState};
+use ferroku_core::protocol::router::{Asleep, RouteApp, RouteTable, TargetState};
 use ferroku_core::{AppId, DynoId};
 use tokio::sync::mpsc;
 
@@ -54,6 +54,9 @@ pub struct Target {
     /// Retired only until its probe succeeds: nothing to be reported as drained.
     adding: AtomicBool,
     in_flight: AtomicUsize,
+    /// The same as `sleep.asleep.is_some()`, readable at no cost.
+    is_asleep: AtomicBool,
+    sleep: Mutex<Sleep>,
     /// Milliseconds on the clock of `started`.
     quarantined_until_ms: AtomicU64,
     started: Instant,
@@ -62,6 +65,14 @@ pub struct Target {
     /// The connections of HTTP/2, one a worker.
     shared: Box<[Mutex<Option<IdleConnection>>]>,
     emptied: mpsc::UnboundedSender<DynoId>,
+}
+
+/// What is known of a target's sleep.
+#[derive(Debug, Default)]
+struct Sleep {
+    asleep: Option<Asleep>,
+    /// The sleep that was ended here, which tables that were made before go on telling of.
+    woken: Option<u64>,
 }
 
 /// A request in flight to a target.
@@ -120,6 +131,11 @@ impl App {
         self.route.app_id
     }
 
+    /// Whether no request can pass before something is woken.
+    pub fn is_asleep(&self) -> bool {
+        self.route.asleep || self.targets.iter().any(|target| target.is_asleep())
+    }
+
     /// Requests in flight to all healthy targets.
     pub fn in_flight(&self) -> usize {
         self.targets.iter().map(|target| target.in_flight()).sum()
@@ -127,11 +143,48 @@ impl App {
 }
 
 impl Target {
-    /// Counts a request in. `None` when the target is retired: look at the table again.
+    /// Counts a request in. `None` when the target is retired or asleep: look at it again.
     pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let entered = InFlight(self.clone());
-        (!self.retired.load(Ordering::SeqCst)).then_some(entered)
+        (!self.retired.load(Ordering::SeqCst) && !self.is_asleep()).then_some(entered)
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.is_asleep.load(Ordering::SeqCst)
+    }
+
+    /// How to wake it, if it must be.
+    pub fn asleep(&self) -> Option<Asleep> {
+        self.lock_sleep().asleep.clone()
+    }
+
+    /// This sleep is over, whatever tables say.
+    pub fn woke(&self, sleep_id: u64) {
+        let mut sleep = self.lock_sleep();
+        sleep.woken = Some(sleep_id);
+        if sleep.asleep.as_ref().is_some_and(|asleep| asleep.sleep_id == sleep_id) {
+            sleep.asleep = None;
+            self.is_asleep.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes over what a table says.
+    fn rest(&self, given: Option<Asleep>) {
+        let mut sleep = self.lock_sleep();
+        let over =
+            |asleep: &Asleep| asleep.sleep_id != Asleep::UNKNOWN && sleep.woken == Some(asleep.sleep_id);
+        let asleep = given.filter(|asleep| !over(asleep));
+        self.is_asleep.store(asleep.is_some(), Ordering::SeqCst);
+        if asleep.is_some() && sleep.asleep.is_none() {
+            // Those who served them may give up on them as soon as they wake.
+            self.close_idle();
+        }
+        sleep.asleep = asleep;
+    }
+
+    fn lock_sleep(&self) -> MutexGuard<'_, Sleep> {
+        self.sleep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn in_flight(&self) -> usize {
@@ -148,6 +201,10 @@ impl Target {
 
     fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
+        self.close_idle();
+    }
+
+    fn close_idle(&self) {
         for slot in &self.idle {
             slot.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
@@ -175,7 +232,7 @@ impl Target {
     /// Keeps a connection for the next request, unless the target is retired or has enough.
     pub fn put_idle(&self, worker: usize, connection: IdleConnection) {
         let mut slot = self.idle[worker].lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.len() < IDLE_CONNECTIONS_PER_DYNO && !self.is_retired() {
+        if slot.len() < IDLE_CONNECTIONS_PER_DYNO && !self.is_retired() && !self.is_asleep() {
             slot.push(connection);
         }
     }
@@ -255,11 +312,15 @@ impl Compiler {
                 target.adding.store(given.state == TargetState::Adding, Ordering::SeqCst);
                 match given.state {
                     TargetState::Healthy => {
+                        target.rest(given.asleep);
                         target.retired.store(false, Ordering::SeqCst);
                         targets.push(target.clone());
                     }
                     // Nothing was ever sent to it; marked, so that it is not sent anything before it is healthy.
-                    TargetState::Adding | TargetState::Draining => target.retire(),
+                    TargetState::Adding | TargetState::Draining => {
+                        target.retire();
+                        target.rest(None);
+                    }
                 }
                 known.insert(given.dyno_id, target);
             }
@@ -298,6 +359,8 @@ impl Compiler {
             retired: AtomicBool::new(false),
             adding: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            is_asleep: AtomicBool::new(false),
+            sleep: Mutex::default(),
             quarantined_until_ms: AtomicU64::new(0),
             started: Instant::now(),
             idle: (0..self.workers).map(|_| Mutex::new(Vec::new())).collect(),
@@ -330,6 +393,7 @@ mod tests {
             name: format!("web.{id}"),
             address: "127.0.0.1:1".parse().unwrap(),
             state: *state,
+            asleep: None,
         };
         RouteTable {
             version: 1,
@@ -393,6 +457,29 @@ mod tests {
         drop(request);
         assert_eq!(reports.try_recv().unwrap(), targets[0].dyno_id);
         assert!(compiler.is_drained(targets[0].dyno_id));
+    }
+
+    #[test]
+    fn a_sleep_that_was_ended_is_over_for_every_table_that_still_tells_of_it() {
+        let (emptied, _keep) = mpsc::unbounded_channel();
+        let mut compiler = Compiler::new(1, emptied);
+        let mut of = |sleep_id: Option<u64>| {
+            let mut table = table(&["a"], &[(1, TargetState::Healthy)]);
+            table.apps[0].targets[0].asleep =
+                sleep_id.map(|sleep_id| Asleep { wake_socket: "/none".into(), sleep_id });
+            compiler.compile(table).find("a").unwrap().targets[0].clone()
+        };
+        let target = of(Some(7));
+        assert!(target.is_asleep() && target.enter().is_none());
+        target.woke(7);
+        assert!(target.enter().is_some());
+        assert!(!of(Some(7)).is_asleep(), "control has not heard of it yet");
+        assert!(of(Some(8)).is_asleep());
+        target.woke(7);
+        assert!(target.is_asleep(), "what was woken before is not this sleep");
+        assert!(!of(None).is_asleep());
+        of(Some(Asleep::UNKNOWN)).woke(Asleep::UNKNOWN);
+        assert!(of(Some(Asleep::UNKNOWN)).is_asleep(), "it may be another sleep");
     }
 
     #[test]

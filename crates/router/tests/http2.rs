@@ -106,6 +106,7 @@ async fn http2_dyno() -> Http2Dyno {
         name: "web.1".into(),
         address,
         state: TargetState::Healthy,
+        asleep: None,
     };
     Http2Dyno { target, connections }
 }

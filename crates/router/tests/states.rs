@@ -1,18 +1,19 @@
-//! What a table says of an app beyond its dynos: paused, asleep, limited, pinned; dynos that are being added; and
+//! What a table says of an app beyond its dynos: asleep, limited, pinned; dynos that are being added; and
 //! what is counted.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Answer, Control, Dyno, Node, PATIENCE, app, short_timeouts};
 use ferroku_core::DynoId;
-use ferroku_core::protocol::router::{LATENCY_BOUNDS_MS, RouteApp, Target, TargetState};
+use ferroku_core::protocol::router::{Asleep, LATENCY_BOUNDS_MS, RouteApp, Target, TargetState};
 use ferroku_router::limits::Timeouts;
 use uuid::Uuid;
 
@@ -20,28 +21,6 @@ fn begin(node: &Node, path: &str) -> std::thread::JoinHandle<Answer> {
     let mut stream = node.connect();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n").unwrap();
     std::thread::spawn(move || Answer::read(&mut BufReader::new(stream), false))
-}
-
-#[test]
-fn a_paused_app_holds_requests_until_it_goes_on_and_no_longer_than_the_limit() {
-    let dyno = Dyno::saying("ok");
-    let running = app(vec![dyno.target("web.1")]);
-    let paused = RouteApp { paused: true, ..running.clone() };
-    // Long enough for a busy machine to come to the table that ends the pause.
-    let timeouts = Timeouts { pause: Duration::from_secs(2), ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![paused.clone()]);
-    let held = begin(&node, "/held");
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(dyno.heads.lock().unwrap().is_empty() && !held.is_finished());
-    // A table in between changes nothing.
-    node.control.publish(vec![paused.clone()]);
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!held.is_finished());
-    node.control.publish(vec![running]);
-    assert_eq!(held.join().unwrap().status, 200);
-    node.control.publish(vec![paused]);
-    assert_eq!(begin(&node, "/late").join().unwrap().status, 503);
-    assert!(node.control.line("/late").starts_with("at=error code=H20 "));
 }
 
 #[test]
@@ -62,6 +41,109 @@ fn a_request_wakes_a_sleeping_app_and_is_served_when_it_is_up() {
     assert!(!held.is_finished());
     node.control.publish(vec![app(vec![dyno.target("web.1")])]);
     assert_eq!(held.join().unwrap().body, "good morning");
+}
+
+/// Stands for a dyno-init: notes which sleeps it was asked to end, and says that it has.
+struct Door {
+    folder: tempfile::TempDir,
+    woken: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Door {
+    fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("wake")).unwrap();
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let seen = woken.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut sleep_id = [0; 8];
+                if stream.read_exact(&mut sleep_id).is_ok() {
+                    seen.lock().unwrap().push(u64::from_le_bytes(sleep_id));
+                    let _ = stream.write_all(&[1]);
+                }
+            }
+        });
+        Self { folder, woken }
+    }
+
+    /// The dyno as it is while this sleep lasts.
+    fn target(&self, dyno: &Dyno, sleep_id: u64) -> Target {
+        let asleep = Asleep { wake_socket: self.folder.path().join("wake"), sleep_id };
+        Target { asleep: Some(asleep), ..dyno.target("web.1") }
+    }
+
+    fn woken(&self) -> Vec<u64> {
+        self.woken.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn a_frozen_dyno_is_woken_before_it_gets_a_request_and_once_for_each_sleep() {
+    let dyno = Dyno::saying("good morning");
+    let door = Door::open();
+    let mut node = Node::start(vec![app(vec![door.target(&dyno, 7)])]);
+    // The router itself wakes it, so that nobody else need be there.
+    node.control.disconnect();
+    assert_eq!(begin(&node, "/first").join().unwrap().body, "good morning");
+    assert_eq!(begin(&node, "/second").join().unwrap().body, "good morning");
+    assert_eq!(door.woken(), [7]);
+    node.control = Control::connect(&node.socket());
+    // What control has not heard of yet, and the next sleep.
+    node.control.publish(vec![app(vec![door.target(&dyno, 7)])]);
+    assert_eq!(begin(&node, "/third").join().unwrap().status, 200);
+    assert_eq!(door.woken(), [7]);
+    node.control.publish(vec![app(vec![door.target(&dyno, 8)])]);
+    assert_eq!(begin(&node, "/fourth").join().unwrap().status, 200);
+    assert_eq!(door.woken(), [7, 8]);
+}
+
+#[test]
+fn a_dyno_that_is_put_to_sleep_while_it_answers_is_kept_awake() {
+    let release = Arc::new(AtomicBool::new(false));
+    let go = release.clone();
+    let dyno = Dyno::answering(move |_, _| {
+        let deadline = Instant::now() + PATIENCE;
+        while !go.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
+    });
+    let door = Door::open();
+    let timeouts = Timeouts { first_byte: PATIENCE, ..short_timeouts() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
+    let running = begin(&node, "/");
+    let deadline = Instant::now() + PATIENCE;
+    while dyno.heads.lock().unwrap().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    node.control.publish(vec![app(vec![door.target(&dyno, 3)])]);
+    while door.woken().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(door.woken(), [3]);
+    release.store(true, Ordering::SeqCst);
+    assert_eq!(running.join().unwrap().status, 200);
+}
+
+#[test]
+fn of_a_dyno_that_cannot_be_woken_control_is_told_and_the_next_table_decides() {
+    let dyno = Dyno::saying("another one");
+    let mut gone = dyno.target("web.1");
+    gone.asleep = Some(Asleep { wake_socket: "/nonexistent/wake".into(), sleep_id: 1 });
+    let timeouts = Timeouts { boot: PATIENCE, ..short_timeouts() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![gone.clone()])]);
+    let held = begin(&node, "/");
+    node.control.until("control to be told", |control| !control.woken.is_empty());
+    assert!(dyno.heads.lock().unwrap().is_empty() && !held.is_finished());
+    node.control.publish(vec![app(vec![dyno.target("web.1")])]);
+    assert_eq!(held.join().unwrap().body, "another one");
+
+    let timeouts = Timeouts { boot: Duration::from_millis(500), ..short_timeouts() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![gone])]);
+    assert_eq!(begin(&node, "/late").join().unwrap().status, 503);
+    assert!(node.control.line("/late").starts_with("at=error code=H20 "));
 }
 
 #[test]
@@ -138,7 +220,7 @@ fn a_client_stays_with_the_dyno_that_its_cookie_names_for_as_long_as_there_is_on
 }
 
 fn adding(dyno_id: DynoId, address: SocketAddr) -> Target {
-    Target { dyno_id, name: "web.2".into(), address, state: TargetState::Adding }
+    Target { dyno_id, name: "web.2".into(), address, state: TargetState::Adding, asleep: None }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Control groups, version 1 (also beside a version 2 tree, "hybrid") and version 2, behind one type.
 //!
-//! libcontainer makes a dyno's groups and sets their limits; here they are read, killed and removed. Everything
+//! libcontainer makes a dyno's groups and sets their limits; here they are read, frozen, killed and removed. Everything
 //! is found below a root path, so that tests run on a folder of plain files.
 
 use std::collections::BTreeSet;
@@ -173,12 +173,86 @@ impl Cgroup {
             for pid in left {
                 crate::dyno_init::sys::kill(pid, libc::SIGKILL);
             }
+            // What is frozen by version 1 dies only when it is thawed. A group that cannot be told so is none.
+            let _ = self.thaw();
             if Instant::now() > deadline {
                 return Err(io::Error::from(io::ErrorKind::TimedOut));
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+
+    /// Lets none of its processes run. Returns once that is so.
+    ///
+    /// # Errors
+    /// There is no freezer, or some process did not stand still within `limit`; some may stand still then.
+    pub fn freeze(&self, limit: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + limit;
+        // In a hybrid layout both could do it; of what version 2 has frozen, a kill is still the end.
+        let holds = |folder: &PathBuf| {
+            fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|list| !list.trim().is_empty())
+        };
+        let folders: Vec<PathBuf> = self.folders().into_iter().filter(holds).collect();
+        let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        let is_frozen: Box<dyn Fn() -> io::Result<bool>> = if let Some(switch) = find("cgroup.freeze") {
+            let events = switch.with_file_name("cgroup.events");
+            fs::write(&switch, "1")?;
+            Box::new(move || Ok(fs::read_to_string(&events)?.lines().any(|line| line == "frozen 1")))
+        } else if let Some(switch) = find("freezer.state") {
+            Box::new(move || {
+                // Again each time: a process that was forked meanwhile may have held it up (kernel: freezer-subsystem).
+                fs::write(&switch, "FROZEN")?;
+                Ok(fs::read_to_string(&switch)?.trim() == "FROZEN")
+            })
+        } else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "its cgroup has no freezer"));
+        };
+        while !is_frozen()? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "some of its processes do not stand still",
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// Lets its processes run.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn thaw(&self) -> io::Result<()> {
+        for folder in self.folders() {
+            for (name, value) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+                let file = fs::OpenOptions::new().write(true).open(folder.join(name));
+                match file.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes())) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel take from its processes all memory that can be had; without swap that would be programs' code
+    /// only, to be read again at the next step. Gives how many bytes that made free.
+    pub fn swap_out(&self) -> Option<u64> {
+        let before = self.memory_bytes()?;
+        for folder in self.folders() {
+            for (name, value) in
+                [("memory.force_empty", "0".to_owned()), ("memory.reclaim", before.to_string())]
+            {
+                // Less than all is the rule, and told as an error.
+                let _ = fs::OpenOptions::new()
+                    .write(true)
+                    .open(folder.join(name))
+                    .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+            }
+        }
+        Some(before.saturating_sub(self.memory_bytes()?))
     }
 
     /// What its processes have in memory, in bytes, without clean pages of files that were not read lately: the kernel drops
@@ -223,6 +297,12 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Whether anonymous memory can go anywhere: the node has swap, be it compressed memory (zram).
+pub fn has_swap() -> bool {
+    // The first line is a heading.
+    fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {
@@ -277,6 +357,67 @@ mod tests {
         assert_eq!((group.memory_bytes(), hierarchies.group("other").memory_bytes()), (Some(700), None));
         assert_eq!(hierarchies.group("n").children(), BTreeSet::from(["d".to_owned()]));
         assert!(hierarchies.group("other").processes().is_empty());
+    }
+
+    #[test]
+    fn a_group_is_frozen_and_thawed_by_what_its_hierarchy_has() {
+        let v1 = tree(&[
+            ("freezer/cgroup.procs", ""),
+            ("freezer/n/d/cgroup.procs", "5\n"),
+            ("freezer/n/d/freezer.state", "THAWED\n"),
+            ("unified/cgroup.controllers", ""),
+            ("unified/n/d/cgroup.procs", ""),
+            ("unified/n/d/cgroup.freeze", "0\n"),
+        ]);
+        let state = || fs::read_to_string(v1.path().join("freezer/n/d/freezer.state")).expect("is there");
+        let group = Hierarchies::detect(v1.path()).expect("detects").group("n/d");
+        group
+            .freeze(Duration::ZERO)
+            .expect("the group is not in the tree beside it, so version 1 freezes it");
+        assert_eq!(state(), "FROZEN");
+        group.thaw().expect("thaws");
+        assert_eq!(state(), "THAWED");
+
+        let v2 = tree(&[
+            ("cgroup.controllers", "memory pids cpu\n"),
+            ("n/d/cgroup.procs", "5\n"),
+            ("n/d/cgroup.freeze", "0\n"),
+            ("n/d/cgroup.events", "populated 1\nfrozen 0\n"),
+        ]);
+        let group = Hierarchies::detect(v2.path()).expect("detects").group("n/d");
+        let late = group.freeze(Duration::ZERO).expect_err("the kernel does not say that it is frozen");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        fs::write(v2.path().join("n/d/cgroup.events"), "populated 1\nfrozen 1\n").expect("writes");
+        group.freeze(Duration::ZERO).expect("freezes");
+        assert_eq!(fs::read_to_string(v2.path().join("n/d/cgroup.freeze")).expect("is there"), "1");
+        assert!(
+            Hierarchies::detect(v2.path()).expect("detects").group("other").freeze(Duration::ZERO).is_err()
+        );
+    }
+
+    /// A child in a group of the machine's own version 1 freezer, which is all that old machines have.
+    #[test]
+    fn what_version_1_has_frozen_is_killed_all_the_same() {
+        let freezer = PathBuf::from(ROOT).join("freezer");
+        if !freezer.join("cgroup.procs").exists() {
+            eprintln!("this machine has no version 1 freezer");
+            return;
+        }
+        let hierarchies = Hierarchies::V1 { controllers: vec![freezer], unified: None };
+        let group = hierarchies.group(format!("ferroku-test-{}", std::process::id()));
+        let folder = group.folders().remove(0);
+        fs::create_dir_all(&folder).expect("makes the group");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("starts");
+        fs::write(folder.join("cgroup.procs"), child.id().to_string()).expect("enters");
+        group.freeze(Duration::from_secs(10)).expect("freezes");
+        crate::dyno_init::sys::kill(child.id() as i32, libc::SIGKILL);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(child.try_wait().expect("our child").is_none(), "frozen, it does not even die");
+        // Its zombie stays in the group until it is waited for.
+        let waiting = std::thread::spawn(move || child.wait());
+        group.kill().expect("kills");
+        waiting.join().expect("joins").expect("our child");
+        group.remove().expect("removes");
     }
 
     #[test]

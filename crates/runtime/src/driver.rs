@@ -34,6 +34,10 @@ pub trait Driver: Send + Sync {
     /// What the dyno has in memory, in bytes, without what the kernel can drop at once; None when it does not run.
     fn memory_bytes(&self, dyno_id: DynoId) -> impl Future<Output = Option<u64>> + Send;
 
+    /// Moves what the processes of a frozen dyno have in memory to swap, as far as there is any. Gives how many bytes that
+    /// made free.
+    fn swap_out(&self, dyno_id: DynoId) -> impl Future<Output = Option<u64>> + Send;
+
     /// Lets go of all dynos without stopping them, and takes down what only this process needs.
     fn shutdown(&self) -> impl Future<Output = ()> + Send;
 }

@@ -5,6 +5,7 @@ use crate::exec::{Exec, ExecRequest, Execs};
 use ferroku_core::DynoId;
 use ferroku_core::protocol::dyno::{Order, STDIN_WINDOW_BYTES};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -33,6 +34,12 @@ pub enum DynoEvent {
     /// All of it has ended, and every log line before was told. `status` is 128 + signal when one ended it.
     /// Repeated after an adoption until [`crate::Driver::remove`].
     Exited { status: i32, at_us: i64, oom_killed: bool },
+    /// None of its processes runs any more, as control asked under this number. Told again after an adoption.
+    Frozen { sleep_id: u64 },
+    /// It runs again, or was not frozen, because somebody woke it. Told again after an adoption, whenever that was.
+    Thawed { sleep_id: u64 },
+    /// It could not be frozen, and runs.
+    FreezeFailed { sleep_id: u64, reason: String },
     /// Its dyno-init died; what was left of the dyno was killed. The exit status is not known.
     Lost,
 }
@@ -50,6 +57,8 @@ pub struct DynoHandle {
     pub dyno_id: DynoId,
     /// Address of the dyno with its port; `None` without a port or a network.
     pub address: Option<SocketAddr>,
+    /// Where the router wakes it; `None` for one that an older release started, which cannot be frozen.
+    pub wake_socket: Option<PathBuf>,
     /// Ends after `Exited`, `StartFailed` or `Lost`, and at the driver's shutdown.
     pub events: mpsc::Receiver<DynoEvent>,
     pub control: DynoControl,
@@ -75,6 +84,8 @@ pub(crate) enum Action {
     CloseStdin,
     Resize { rows: u16, columns: u16 },
     Acknowledge { sequence: u64 },
+    Freeze { sleep_id: u64 },
+    Thaw { sleep_id: u64 },
     Release,
     Exec { id: u32, order: Order },
     ExecInput { id: u32, bytes: Vec<u8> },
@@ -147,6 +158,23 @@ impl DynoControl {
     /// The dyno is gone.
     pub async fn signal(&self, signal: i32) -> Result<()> {
         self.send(Action::Signal(signal)).await
+    }
+
+    /// Lets none of its processes run until it is woken; `Frozen`, `Thawed` or `FreezeFailed` follows. `sleep_id` is a
+    /// number that was not used for this dyno before.
+    ///
+    /// # Errors
+    /// The dyno is gone.
+    pub async fn freeze(&self, sleep_id: u64) -> Result<()> {
+        self.send(Action::Freeze { sleep_id }).await
+    }
+
+    /// Lets its processes run, and prevents a freeze under this number that is still to come; `Thawed` follows.
+    ///
+    /// # Errors
+    /// The dyno is gone.
+    pub async fn thaw(&self, sleep_id: u64) -> Result<()> {
+        self.send(Action::Thaw { sleep_id }).await
     }
 
     /// Bytes for an attached dyno's standard input. Waits while the dyno does not read what came before.

@@ -62,6 +62,7 @@ pub(crate) mod file {
     pub const EXIT: &str = "exit.json";
     pub const LAUNCH: &str = "launch.json";
     pub const SOCKET: &str = "sock";
+    pub const WAKE: &str = "wake";
 }
 
 /// Descriptor numbers that a dyno-init is started with.
@@ -72,6 +73,8 @@ pub(crate) mod descriptor {
     pub const LOCK: i32 = 4;
     /// The listening socket.
     pub const LISTENER: i32 = 5;
+    /// The listening socket that the router wakes it by.
+    pub const WAKE: i32 = 6;
 }
 
 impl LaunchPlan {

@@ -28,6 +28,7 @@ mod sandbox;
 pub mod spawn;
 mod spec;
 
+pub use cgroup::has_swap;
 pub use driver::Driver;
 pub use error::RuntimeError;
 pub use exec::{Exec, ExecEvent, ExecInput, ExecOutput, ExecRequest};

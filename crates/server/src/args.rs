@@ -5,9 +5,11 @@
 //! stays single-threaded and small.
 
 use crate::acm::AcmeSettings;
-use crate::dynos::DynoSettings;
+use crate::dynos::{DynoSettings, SleepSettings};
 use crate::node::NodeConfig;
 use clap::{Args, Parser, Subcommand};
+use ferroku_core::Millis;
+use ferroku_core::planner::SleepPolicy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,7 +79,7 @@ pub struct NodeArgs {
 }
 
 /// What the admin allows dynos.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DynoArgs {
     /// Replace each dyno once it is so old, and up to 15 % later: 24h is what Heroku does. Without it dynos are not
     /// cycled
@@ -86,6 +88,8 @@ pub struct DynoArgs {
     /// An OCI runtime that makes the dynos' containers, such as /usr/sbin/runc, in place of the one that is built in
     #[arg(long, value_name = "PROGRAM", env = "FERROKU_OCI_RUNTIME")]
     pub oci_runtime: Option<PathBuf>,
+    #[command(flatten)]
+    pub sleep: SleepArgs,
 }
 
 /// Longest time that an option takes, in seconds: a hundred years are a slip of the finger.
@@ -112,7 +116,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl From<DynoArgs> for DynoSettings {
     fn from(args: DynoArgs) -> Self {
-        Self { cycle_after: args.cycle_dynos_after, oci_runtime: args.oci_runtime }
+        Self { cycle_after: args.cycle_dynos_after, oci_runtime: args.oci_runtime, sleep: args.sleep.into() }
     }
 }
 
@@ -129,6 +133,55 @@ pub struct AcmeArgs {
     /// Whom the authority may write to
     #[arg(long, value_name = "EMAIL", env = "FERROKU_ACME_CONTACT", value_parser = email, requires = "acme_directory")]
     pub acme_contact: Option<String>,
+}
+
+/// When eco dynos, and apps with the feature `sleep-when-idle`, sleep.
+#[derive(Debug, Clone, Args)]
+pub struct SleepArgs {
+    /// Freeze an app after so much time without a request; `never`: no app sleeps
+    #[arg(long, value_name = "TIME", env = "FERROKU_IDLE_AFTER", default_value = "30m", value_parser = idle_after)]
+    pub idle_after: IdleAfter,
+    /// Stop it after so much more
+    #[arg(long, value_name = "TIME", env = "FERROKU_STOP_IDLE_AFTER", default_value = "6h", value_parser = duration)]
+    pub stop_idle_after: Duration,
+    /// Stop frozen apps sooner while less of the machine's memory than this is available
+    #[arg(long, value_name = "PERCENT", env = "FERROKU_STOP_IDLE_BELOW", default_value_t = 10,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub stop_idle_below: u8,
+}
+
+/// None: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleAfter(Option<Duration>);
+
+fn idle_after(text: &str) -> Result<IdleAfter, String> {
+    match text {
+        "never" => Ok(IdleAfter(None)),
+        _ => duration(text).map(|time| IdleAfter(Some(time))),
+    }
+}
+
+impl SleepArgs {
+    /// The arguments that say the same.
+    pub fn to_arguments(&self) -> [String; 3] {
+        let seconds = |time: Duration| format!("{}s", time.as_secs());
+        [
+            format!("--idle-after={}", self.idle_after.0.map_or("never".to_owned(), seconds)),
+            format!("--stop-idle-after={}", seconds(self.stop_idle_after)),
+            format!("--stop-idle-below={}", self.stop_idle_below),
+        ]
+    }
+}
+
+impl From<SleepArgs> for SleepSettings {
+    fn from(args: SleepArgs) -> Self {
+        let ms = |time: Duration| Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX);
+        let policy = |idle_after| SleepPolicy {
+            idle_after_ms: ms(idle_after),
+            stop_after_ms: ms(args.stop_idle_after),
+        };
+        Self { policy: args.idle_after.0.map(policy), min_available_percent: args.stop_idle_below }
+    }
 }
 
 impl From<AcmeArgs> for Option<AcmeSettings> {
@@ -236,6 +289,9 @@ mod tests {
         for bad in ["", "h", "24", "0h", "-1h", "1.5h", "24é", "367d", "1 h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(idle_after("never"), Ok(IdleAfter(None)));
+        assert_eq!(idle_after("30m"), Ok(IdleAfter(Some(Duration::from_secs(1_800)))));
+        assert!(idle_after("0s").is_err());
     }
 
     #[test]

@@ -214,6 +214,15 @@ impl RouterLink {
         state.connections.values().filter_map(|connection| connection.metrics.clone()).collect()
     }
 
+    /// How many requests of the app were open when the routers reported last; None while none has.
+    pub fn open_requests(&self, app_id: AppId) -> Option<u64> {
+        let state = self.shared.lock();
+        let reports: Option<Vec<&MetricsReport>> =
+            state.connections.values().map(|connection| connection.metrics.as_ref()).collect();
+        let apps = reports.filter(|reports| !reports.is_empty())?.into_iter().flat_map(|report| &report.apps);
+        Some(apps.filter(|app| app.app_id == app_id).map(|app| app.open_requests).sum())
+    }
+
     /// The request records; the first caller gets them.
     pub fn take_request_batches(&self) -> Option<mpsc::Receiver<RequestBatch>> {
         self.shared.lock().batches.take()

@@ -42,7 +42,7 @@ fn table(dyno_id: DynoId, address: SocketAddr, state: TargetState) -> RouteTable
     let app = RouteApp {
         web_quantity: 1,
         booting: true,
-        targets: vec![Target { dyno_id, name: "web.1".into(), address, state }],
+        targets: vec![Target { dyno_id, name: "web.1".into(), address, state, asleep: None }],
         ..RouteApp::new(AppId(Uuid::from_u128(1)), "shop", vec!["shop.localhost".into()])
     };
     RouteTable { apps: vec![app], ..RouteTable::default() }

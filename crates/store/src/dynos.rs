@@ -2,7 +2,7 @@
 //!
 //! Life of a row: [`create`] (created) -> [`set_state`] (starting, up) -> [`retire`] -> [`set_stopping`]
 //! -> [`end`] (crashed, down or complete, with `ended_at`). A formation dyno that crashed keeps its label
-//! until its successor is created. Ended rows are history and pruned.
+//! until its successor is created, and so does one that was stopped for sleep ([`drain`], then [`end`] as idle). Ended rows are history and pruned.
 //!
 //! Handlers only ask ([`request_restart`], [`request_stop`], [`restart_all`]); the dyno manager carries out.
 
@@ -127,13 +127,13 @@ pub async fn options(store: &Store, id: DynoId) -> Result<Option<OneOffOptions>>
     serde_json::from_slice(&plain).map(Some).map_err(|error| corrupt(error.to_string()))
 }
 
-/// Dynos of an app that are there: not ended, or crashed and still holding their label; oldest first.
+/// Dynos of an app that are there: not ended, or crashed or stopped for sleep and still holding their label; oldest first.
 ///
 /// # Errors
 /// The database failed.
 pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Dyno>> {
     let rows = sqlx::query(select!(
-        "WHERE app_id = $1 AND (ended_at IS NULL OR (state = 'crashed' AND retired_at IS NULL)) \
+        "WHERE app_id = $1 AND (ended_at IS NULL OR (state IN ('crashed', 'idle') AND retired_at IS NULL)) \
          ORDER BY created_at, id"
     ))
     .bind(app_id.to_string())
@@ -184,7 +184,7 @@ pub async fn list_apps(store: &Store) -> Result<Vec<AppId>> {
     rows.iter().map(id).collect()
 }
 
-/// Its state changed to starting or up; `address` replaces the one known when given.
+/// Its state changed to starting, up or idle; `address` replaces the one known when given.
 ///
 /// # Errors
 /// The database failed.
@@ -224,6 +224,20 @@ pub async fn retire(tx: &mut Connection, id: DynoId, draining: bool, now: Millis
     .execute(tx)
     .await
     .map_err(|source| StoreError::Query { action: "retire a dyno", source })?;
+    Ok(())
+}
+
+/// It gets no new request, and keeps its label.
+///
+/// # Errors
+/// The database failed.
+pub async fn drain(tx: &mut Connection, id: DynoId, now: Millis) -> Result<()> {
+    sqlx::query("UPDATE dyno SET draining_at = COALESCE(draining_at, $1) WHERE id = $2")
+        .bind(now)
+        .bind(id.to_string())
+        .execute(tx)
+        .await
+        .map_err(|source| StoreError::Query { action: "drain a dyno", source })?;
     Ok(())
 }
 
@@ -379,7 +393,7 @@ pub async fn counts(store: &Store) -> Result<Vec<DynoCount>> {
 /// The database failed.
 pub async fn prune(tx: &mut Connection, before: Millis) -> Result<u64> {
     let done = sqlx::query(
-        "DELETE FROM dyno WHERE ended_at < $1 AND NOT (state = 'crashed' AND retired_at IS NULL)",
+        "DELETE FROM dyno WHERE ended_at < $1 AND NOT (state IN ('crashed', 'idle') AND retired_at IS NULL)",
     )
     .bind(before)
     .execute(tx)

@@ -2,7 +2,7 @@
 
 use super::cycle::cycle_at;
 use super::{Action, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, NewDyno, Phase, Plan};
-use super::{RetireCause, WEB};
+use super::{Rest, RetireCause, WEB};
 use crate::Millis;
 use crate::dyno::DynoKind;
 use std::collections::BTreeSet;
@@ -15,11 +15,13 @@ struct Scope<'a> {
     quantity: u32,
     dynos: Vec<&'a DynoActual>,
     actual: &'a AppActual,
+    /// Nobody asks for the app: what sleeps is not woken.
+    idle: bool,
     now: Millis,
 }
 
 /// Plans every process type that is wanted or there.
-pub(super) fn plan(desired: &AppDesired, actual: &AppActual, now: Millis, plan: &mut Plan) {
+pub(super) fn plan(desired: &AppDesired, actual: &AppActual, idle: bool, now: Millis, plan: &mut Plan) {
     let formation_dynos = || actual.dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation);
     let types: BTreeSet<&str> = desired
         .formation
@@ -39,6 +41,7 @@ pub(super) fn plan(desired: &AppDesired, actual: &AppActual, now: Millis, plan: 
             quantity: wanted.map_or(0, |(wanted, _)| wanted.quantity),
             dynos: formation_dynos().filter(|dyno| dyno.process_type == process_type).collect(),
             actual,
+            idle,
             now,
         };
         if process_type == WEB {
@@ -57,7 +60,7 @@ impl Scope<'_> {
         for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none() && dyno.stop_requested) {
             match dyno.phase {
                 Phase::Starting | Phase::Up => self.retire(dyno, RetireCause::Stopped, plan),
-                Phase::Created | Phase::Crashed => {}
+                Phase::Created | Phase::Crashed | Phase::Asleep => {}
             }
         }
         for ordinal in 1..=self.quantity {
@@ -67,6 +70,10 @@ impl Scope<'_> {
             };
             match holder.phase {
                 Phase::Crashed => self.create(ordinal, Some(holder), plan),
+                _ if self.sleeps_on(holder) => {}
+                Phase::Asleep => self.create(ordinal, Some(holder), plan),
+                // It is being stopped for sleep, and wanted again: its successor does not wait for that.
+                Phase::Up if holder.draining_at.is_some() => self.create(ordinal, Some(holder), plan),
                 Phase::Created if self.is_fresh(holder) => plan.push(Action::Spawn { dyno_id: holder.id }),
                 Phase::Created => plan.push(Action::End { dyno_id: holder.id }),
                 _ if holder.stop_requested => {}
@@ -114,7 +121,9 @@ impl Scope<'_> {
         for dyno in surplus {
             let cause = if dyno.retired { RetireCause::Superseded } else { RetireCause::ScaledDown };
             match dyno.phase {
-                Phase::Created | Phase::Crashed => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Created | Phase::Crashed | Phase::Asleep => {
+                    plan.push(Action::End { dyno_id: dyno.id });
+                }
                 Phase::Starting => self.retire(dyno, cause, plan),
                 Phase::Up if waits && dyno.retired && dyno.ordinal <= self.quantity => {}
                 Phase::Up if serving > self.quantity as usize => {
@@ -135,8 +144,8 @@ impl Scope<'_> {
                     plan.push(Action::End { dyno_id: dyno.id });
                 }
                 Phase::Created => plan.push(Action::Spawn { dyno_id: dyno.id }),
-                Phase::Crashed if unwanted => plan.push(Action::End { dyno_id: dyno.id }),
-                Phase::Crashed => {}
+                Phase::Crashed | Phase::Asleep if unwanted => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Crashed | Phase::Asleep => {}
                 _ if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),
                 _ if dyno.stop_requested => self.retire(dyno, RetireCause::Stopped, plan),
                 _ if !self.is_current(dyno) => self.retire(dyno, RetireCause::Replaced, plan),
@@ -146,10 +155,13 @@ impl Scope<'_> {
         }
         for ordinal in 1..=self.quantity {
             let in_slot = || self.dynos.iter().filter(|dyno| dyno.ordinal == ordinal);
-            if in_slot().any(|dyno| dyno.phase != Phase::Crashed) {
+            if in_slot().any(|dyno| !matches!(dyno.phase, Phase::Crashed | Phase::Asleep)) {
                 continue;
             }
-            self.create(ordinal, self.holder(ordinal), plan);
+            let holder = self.holder(ordinal);
+            if holder.is_none_or(|holder| !self.sleeps_on(holder)) {
+                self.create(ordinal, holder, plan);
+            }
         }
     }
 
@@ -158,14 +170,21 @@ impl Scope<'_> {
         self.dynos.iter().copied().find(|dyno| dyno.ordinal == ordinal && !dyno.label_is_free())
     }
 
+    /// Whether it was stopped for sleep, or is being stopped, and nobody asks for it.
+    fn sleeps_on(&self, dyno: &DynoActual) -> bool {
+        let is_out = dyno.phase == Phase::Asleep || dyno.phase == Phase::Up && dyno.draining_at.is_some();
+        is_out && self.idle && self.is_fresh(dyno)
+    }
+
     /// Whether it may stay as it is.
     fn is_fresh(&self, dyno: &DynoActual) -> bool {
         self.is_current(dyno) && !self.is_due(dyno)
     }
 
-    /// When it is to be cycled. One that does not run yet, or is on its way out, is not.
+    /// When it is to be cycled. One that does not run yet, or is on its way out, is not, nor one that sleeps or may.
     fn cycle_at(&self, dyno: &DynoActual) -> Option<Millis> {
-        let runs = dyno.phase == Phase::Up && !dyno.retired && dyno.draining_at.is_none();
+        let awake = !self.idle && dyno.rest == Rest::Awake;
+        let runs = awake && dyno.phase == Phase::Up && !dyno.retired && dyno.draining_at.is_none();
         let after_ms = self.desired.cycle_after_ms.filter(|_| runs)?;
         Some(cycle_at(dyno.id, dyno.created_at, after_ms))
     }

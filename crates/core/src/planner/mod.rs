@@ -15,6 +15,8 @@
 //!   would be more than `max_surge` beyond the wanted number.
 //! - Nothing of an older release is created once a dyno of a newer one has been.
 //! - Dynos of other types than web never overlap in a slot: the old one ends, then the new one starts.
+//! - No dyno is frozen while a request is open or sooner than the policy says, and none but of the formation; what
+//!   sleeps is woken as soon as the app is not idle.
 //! - Converged means silent: no actions when nothing is to change.
 //!
 //! When a new release's web dynos crash at boot, those of the release before go on serving until new ones
@@ -27,6 +29,9 @@ mod cycle;
 mod formation;
 mod handover;
 mod one_off;
+mod sleep;
+#[cfg(test)]
+mod sleep_tests;
 mod steady;
 #[cfg(test)]
 mod tests;
@@ -35,6 +40,7 @@ mod world;
 
 pub use back_off::{COOL_OFFS_MS, Crash, STABLE_AFTER_MS, after_crash};
 pub use handover::serving_release;
+pub use sleep::{Activity, Rest, SleepPolicy};
 pub use steady::Steady;
 
 use crate::dyno::DynoKind;
@@ -66,6 +72,8 @@ pub struct AppDesired {
     pub max_surge: u32,
     /// Dynos are replaced after so many milliseconds and up to 15 % more; `None` never.
     pub cycle_after_ms: Option<Millis>,
+    /// None: it never sleeps.
+    pub sleep: Option<SleepPolicy>,
 }
 
 /// The current release.
@@ -90,6 +98,7 @@ pub struct AppActual {
     pub dynos: Vec<DynoActual>,
     /// Back-off of slots that crashed.
     pub crashes: Vec<Crash>,
+    pub activity: Activity,
 }
 
 /// How far a dyno has come.
@@ -102,6 +111,8 @@ pub enum Phase {
     Up,
     /// Its process has ended; the row shows that and holds the label until a successor takes it.
     Crashed,
+    /// Its process was stopped because nobody asked for the app; the row holds the label until a successor takes it.
+    Asleep,
 }
 
 /// One dyno: its row, and what the driver says of it.
@@ -116,6 +127,9 @@ pub struct DynoActual {
     pub size: String,
     pub command: String,
     pub phase: Phase,
+    pub rest: Rest,
+    /// When the state that the API shows changed last.
+    pub state_since: Millis,
     pub attached: bool,
     pub restart_requested: bool,
     pub stop_requested: bool,
@@ -175,6 +189,12 @@ pub enum Action {
     End { dyno_id: DynoId },
     /// Nobody attached in time (R13): close its row.
     GiveUpAttach { dyno_id: DynoId },
+    /// Let none of its processes run until somebody asks for the app.
+    Freeze { dyno_id: DynoId },
+    /// Let its processes run again.
+    Thaw { dyno_id: DynoId },
+    /// No new requests to it from now on; it is to be stopped, and its row keeps the label as asleep.
+    Hibernate { dyno_id: DynoId },
 }
 
 /// A dyno to be written down.
@@ -186,8 +206,8 @@ pub struct NewDyno {
     pub restart_generation: i64,
     pub size: String,
     pub command: String,
-    /// The dyno that held the label until now: a serving web dyno that stays until successors are up, or
-    /// a crashed one whose row is closed.
+    /// The dyno that held the label until now: a serving web dyno that stays until successors are up, one that is
+    /// being stopped for sleep, or a crashed or sleeping one whose row is closed.
     pub supersedes: Option<DynoId>,
     /// What it supersedes is as it should be, and only cycled.
     pub cycles: bool,
@@ -237,7 +257,9 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
     if desired.release.is_some_and(|release| release.version < newest) {
         return plan;
     }
-    formation::plan(desired, actual, now, &mut plan);
+    let idle_since = sleep::idle_since(desired, actual, now, &mut plan);
+    formation::plan(desired, actual, idle_since.is_some(), now, &mut plan);
+    sleep::plan(desired, actual, idle_since, now, &mut plan);
     plan
 }
 
@@ -259,7 +281,7 @@ fn see_out(dyno: &DynoActual, now: Millis, plan: &mut Plan) {
     }
     let Some(draining_at) = dyno.draining_at else { return };
     match dyno.phase {
-        Phase::Created | Phase::Crashed => plan.push(Action::End { dyno_id: dyno.id }),
+        Phase::Created | Phase::Crashed | Phase::Asleep => plan.push(Action::End { dyno_id: dyno.id }),
         _ if dyno.stopping_at.is_some() || dyno.killed => {}
         _ if dyno.drained || now >= draining_at + DRAIN_TIMEOUT_MS => {
             plan.push(Action::Stop { dyno_id: dyno.id });

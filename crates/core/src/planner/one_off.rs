@@ -13,7 +13,7 @@ pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Milli
     let dyno_id = dyno.id;
     if dyno.stop_requested {
         match dyno.phase {
-            Phase::Created | Phase::Crashed => plan.push(Action::End { dyno_id }),
+            Phase::Created | Phase::Crashed | Phase::Asleep => plan.push(Action::End { dyno_id }),
             Phase::Starting | Phase::Up => plan.push(Action::Retire { dyno_id, cause: RetireCause::Stopped }),
         }
         return;
@@ -48,6 +48,6 @@ pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Milli
                 None => {}
             }
         }
-        Phase::Crashed => plan.push(Action::End { dyno_id }),
+        Phase::Crashed | Phase::Asleep => plan.push(Action::End { dyno_id }),
     }
 }

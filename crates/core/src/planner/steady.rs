@@ -21,6 +21,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Of {
     Created(DynoId),
+    State(DynoId),
     Draining(DynoId),
     Stopping(DynoId),
     Expires(DynoId),
@@ -54,6 +55,7 @@ impl Steady {
         for dyno in &mut actual.dynos {
             let created = dyno.created_at;
             put(Of::Created(dyno.id), &mut dyno.created_at, &|at| now - (wall - at).max(0));
+            put(Of::State(dyno.id), &mut dyno.state_since, &|at| now - (wall - at).max(0));
             if let Some(at) = &mut dyno.draining_at {
                 put(Of::Draining(dyno.id), at, &age(DRAIN_TIMEOUT_MS));
             }

@@ -238,6 +238,11 @@ enum Happening {
     ControlRestart,
     /// Cycling is switched on, or off with 0; minutes.
     Cycle(i64),
+    Sleep(bool),
+    Request,
+    OpenRequests(bool),
+    Answer(usize, bool),
+    MakeRoom(bool),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -258,6 +263,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (-240i64..240).prop_map(Happening::ClockJump),
         1 => Just(Happening::ControlRestart),
         1 => (0i64..90).prop_map(Happening::Cycle),
+        2 => prop::bool::weighted(0.8).prop_map(Happening::Sleep),
+        2 => Just(Happening::Request),
+        2 => prop::bool::weighted(0.3).prop_map(Happening::OpenRequests),
+        6 => (0usize..12, prop::bool::weighted(0.9)).prop_map(|(index, works)| Happening::Answer(index, works)),
+        1 => prop::bool::weighted(0.3).prop_map(Happening::MakeRoom),
     ]
 }
 
@@ -290,10 +300,23 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Exit(index) => world.exit(index),
         Happening::Wait(ms) => world.now += ms,
         Happening::ClockJump(hours) => world.wall_ahead += hours * 3_600_000,
-        Happening::ControlRestart => world.steady = Steady::default(),
+        Happening::ControlRestart => world.restart_control(),
         Happening::Cycle(minutes) => {
             world.desired.cycle_after_ms = (minutes > 0).then_some(minutes * 60_000);
         }
+        Happening::Sleep(may) => {
+            world.desired.sleep =
+                may.then_some(SleepPolicy { idle_after_ms: 600_000, stop_after_ms: 1_200_000 })
+        }
+        Happening::Request => world.request(),
+        Happening::OpenRequests(open) => {
+            world.open_requests = open;
+            if open {
+                world.request();
+            }
+        }
+        Happening::Answer(index, works) => world.answer(index, works),
+        Happening::MakeRoom(must) => world.actual.activity.must_make_room = must,
         // Formation dynos vanish with the code; a later deploy brings it back.
         Happening::DropCode => world.desired.formation.iter_mut().for_each(|wanted| wanted.quantity = 0),
     }
@@ -320,6 +343,7 @@ proptest! {
             prop_assert_eq!(world.settle(), 0, "settled means silent");
         }
         world.desired.cycle_after_ms = None;
+        world.desired.sleep = None;
         world.calm();
         world.assert_converged();
         prop_assert_eq!(world.plan(), Plan::default());

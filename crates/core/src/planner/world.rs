@@ -19,6 +19,7 @@ pub struct World {
     /// Since when each dyno drains, and is being stopped.
     draining_since: BTreeMap<DynoId, Millis>,
     stopping_since: BTreeMap<DynoId, Millis>,
+    pub open_requests: bool,
     next_id: u128,
     newest_created: i64,
     /// When each dyno came up, by position in no particular order.
@@ -44,6 +45,7 @@ impl World {
                 formation,
                 max_surge: 100,
                 cycle_after_ms: None,
+                sleep: None,
             },
             actual: AppActual::default(),
             now: 1_000_000,
@@ -51,6 +53,7 @@ impl World {
             steady: Steady::default(),
             draining_since: BTreeMap::new(),
             stopping_since: BTreeMap::new(),
+            open_requests: false,
             next_id: 1,
             newest_created: 0,
             up_since: Default::default(),
@@ -92,6 +95,7 @@ impl World {
     /// What the planner says now.
     pub fn plan(&mut self) -> Plan {
         let mut actual = self.actual.clone();
+        actual.activity.is_open = self.open_requests;
         self.steady.translate(&mut actual, self.wall(), self.now);
         plan(&self.desired, &actual, self.now)
     }
@@ -159,9 +163,71 @@ impl World {
             }
             Action::End { dyno_id } | Action::GiveUpAttach { dyno_id } => {
                 let phase = self.find(dyno_id).phase;
-                assert!(matches!(phase, Phase::Created | Phase::Crashed), "ended while its process runs");
+                assert!(!matches!(phase, Phase::Starting | Phase::Up), "ended while its process runs");
                 self.actual.dynos.retain(|dyno| dyno.id != dyno_id);
             }
+            Action::Freeze { dyno_id } => self.freeze(dyno_id),
+            Action::Thaw { dyno_id } => {
+                let dyno = self.find(dyno_id);
+                assert_eq!(dyno.rest, Rest::Frozen, "thawed though it runs");
+                dyno.rest = Rest::Waking;
+            }
+            Action::Hibernate { dyno_id } => {
+                let dyno = self.find(dyno_id);
+                assert!(matches!(dyno.rest, Rest::Frozen | Rest::Restless) && dyno.draining_at.is_none());
+                dyno.draining_at = Some(wall);
+                dyno.drained = dyno.process_type != WEB;
+                self.draining_since.insert(dyno_id, now);
+            }
+        }
+    }
+
+    fn freeze(&mut self, dyno_id: DynoId) {
+        let policy = self.desired.sleep.expect("only what may sleep is frozen");
+        let (activity, now) = (self.actual.activity, self.now);
+        assert!(!self.open_requests, "frozen while a request is open");
+        assert!(
+            activity.last_request_at.is_none_or(|at| now - at >= policy.idle_after_ms),
+            "frozen too soon"
+        );
+        let rests =
+            |dyno: &DynoActual| dyno.phase != Phase::Up || matches!(dyno.rest, Rest::Frozen | Rest::Restless);
+        let web_rests = self.actual.dynos.iter().filter(|dyno| dyno.process_type == WEB).all(rests);
+        let dyno = self.find(dyno_id);
+        assert_eq!((dyno.kind, dyno.phase, dyno.rest), (DynoKind::Formation, Phase::Up, Rest::Awake));
+        assert!(dyno.draining_at.is_none() && !dyno.retired);
+        assert!(dyno.process_type == WEB || web_rests, "web dynos go first");
+        dyno.rest = Rest::FallingAsleep;
+    }
+
+    /// A dyno that was told to freeze or to thaw answers; `works` is whether it can be frozen.
+    pub fn answer(&mut self, index: usize, works: bool) {
+        let wall = self.wall();
+        let Some(dyno) = self.actual.dynos.get_mut(index).filter(|dyno| dyno.phase == Phase::Up) else {
+            return;
+        };
+        dyno.rest = match dyno.rest {
+            Rest::FallingAsleep if works => Rest::Frozen,
+            Rest::FallingAsleep => Rest::Restless,
+            Rest::Waking => Rest::Awake,
+            Rest::Awake | Rest::Frozen | Rest::Restless => return,
+        };
+        if dyno.rest != Rest::Restless {
+            dyno.state_since = wall;
+        }
+    }
+
+    /// A request reaches the app; the router wakes the dyno that it goes to.
+    pub fn request(&mut self) {
+        let wall = self.wall();
+        self.actual.activity.last_request_at = Some(self.now);
+        let asleep = |dyno: &&mut DynoActual| {
+            dyno.process_type == WEB
+                && dyno.serves()
+                && matches!(dyno.rest, Rest::Frozen | Rest::FallingAsleep)
+        };
+        if let Some(dyno) = self.actual.dynos.iter_mut().find(asleep) {
+            (dyno.rest, dyno.state_since) = (Rest::Awake, wall);
         }
     }
 
@@ -170,7 +236,7 @@ impl World {
             let old = self.find(old);
             assert_eq!((old.process_type.as_str(), old.ordinal), (new.process_type.as_str(), new.ordinal));
             old.retired = true;
-            if old.phase == Phase::Crashed {
+            if matches!(old.phase, Phase::Crashed | Phase::Asleep) {
                 let old = old.id;
                 self.actual.dynos.retain(|dyno| dyno.id != old);
             } else {
@@ -195,6 +261,8 @@ impl World {
             size: new.size,
             command: new.command,
             phase: Phase::Created,
+            rest: Rest::Awake,
+            state_since: self.wall(),
             attached: false,
             restart_requested: false,
             stop_requested: false,
@@ -212,11 +280,12 @@ impl World {
 
     /// A starting dyno becomes up.
     pub fn boot(&mut self, index: usize) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall());
         if let Some(dyno) = self.actual.dynos.get_mut(index)
             && dyno.phase == Phase::Starting
         {
             dyno.phase = Phase::Up;
+            dyno.state_since = wall;
             let id = dyno.id;
             self.up_since.insert(id, now);
         }
@@ -232,7 +301,13 @@ impl World {
             self.actual.dynos.remove(index);
             return;
         }
-        self.actual.dynos[index].phase = Phase::Crashed;
+        let left = &mut self.actual.dynos[index];
+        if left.rest == Rest::Frozen || left.draining_at.is_some() {
+            left.phase = Phase::Asleep;
+            (left.draining_at, left.stopping_at) = (None, None);
+            return;
+        }
+        left.phase = Phase::Crashed;
         let same =
             |crash: &&mut Crash| (&crash.process_type, crash.ordinal) == (&dyno.process_type, dyno.ordinal);
         let earlier = self.actual.crashes.iter_mut().find(same).map_or(0, |crash| {
@@ -255,6 +330,12 @@ impl World {
         });
     }
 
+    /// Control is killed, and another one reads the rows.
+    pub fn restart_control(&mut self) {
+        self.steady = Steady::default();
+        (self.actual.activity.last_request_at, self.actual.activity.watched_since) = (None, self.now);
+    }
+
     /// Lets everything go well until nothing changes any more: processes boot and end when told to.
     pub fn calm(&mut self) {
         self.calm_for(Millis::MAX);
@@ -272,10 +353,17 @@ impl World {
                     dyno.drained = true;
                     moved = true;
                 }
+                if matches!(dyno.rest, Rest::FallingAsleep | Rest::Waking) && dyno.phase == Phase::Up {
+                    self.answer(index, true);
+                    moved = true;
+                    continue;
+                }
                 if dyno.phase == Phase::Starting && dyno.stopping_at.is_none() && !dyno.killed {
                     self.boot(index);
                     moved = true;
-                } else if dyno.phase != Phase::Crashed && (dyno.stopping_at.is_some() || dyno.killed) {
+                } else if matches!(dyno.phase, Phase::Starting | Phase::Up)
+                    && (dyno.stopping_at.is_some() || dyno.killed)
+                {
                     self.exit(index);
                     moved = true;
                 }
@@ -291,11 +379,18 @@ impl World {
         panic!("does not converge: {:#?}", self.actual);
     }
 
-    /// Exactly what is wanted is up, and nothing else is there.
+    /// Exactly what is wanted is up and awake, and nothing else is there.
     pub fn assert_converged(&self) {
+        self.assert_all(Phase::Up);
+    }
+
+    /// Exactly what is wanted is in this phase, and nothing else is there.
+    pub fn assert_all(&self, phase: Phase) {
         let mut have: Vec<(String, u32)> = Vec::new();
         for dyno in &self.actual.dynos {
-            assert_eq!(dyno.phase, Phase::Up, "{dyno:?}");
+            assert_eq!(dyno.phase, phase, "{dyno:?}");
+            let runs = matches!(dyno.rest, Rest::Awake | Rest::Restless);
+            assert!(phase != Phase::Up || runs, "{dyno:?}");
             assert!(!dyno.retired, "{dyno:?}");
             assert_eq!(Some(dyno.release_version), self.desired.release.map(|release| release.version));
             assert_eq!(dyno.restart_generation, self.desired.restart_generation);

@@ -16,6 +16,11 @@
 //! that control chooses, streams of its own with a window each way, and one `ExecEnded`. They end with the dyno,
 //! and when control's connection does. The numbers stand before the bytes in `ExecInput` (u32 little-endian) and
 //! `ExecOutput` (u32, then u8 stream).
+//!
+//! A dyno is put to sleep under a number that control draws anew each time. Whoever wakes it names the number, and what
+//! was woken is not frozen under that number any more, however late the order to freeze comes. The router wakes by
+//! `DIR/run/dynos/<id>/wake`: it connects, writes the number (u64, little-endian) and reads one byte, which comes once
+//! the dyno's processes run.
 
 use super::frame::{Frame, FrameError, encode_into};
 use serde::de::DeserializeOwned;
@@ -135,6 +140,14 @@ pub enum ToDynoInit {
         id: u32,
         bytes: u64,
     },
+    /// Freeze all its processes, unless `sleep_id` was woken already.
+    Freeze {
+        sleep_id: u64,
+    },
+    /// Let them run again, and do not freeze them under `sleep_id`.
+    Thaw {
+        sleep_id: u64,
+    },
 }
 
 /// From dyno-init to control.
@@ -183,6 +196,20 @@ pub enum FromDynoInit {
         status: i32,
         failure: Option<String>,
     },
+    /// No process of it runs. Told again to a new control while it lasts.
+    Frozen {
+        sleep_id: u64,
+    },
+    /// It was woken, by the router or by control, or was not frozen because somebody had woken it before. Told again to a
+    /// new control.
+    Thawed {
+        sleep_id: u64,
+    },
+    /// The kernel did not get all its processes to stand still; they run.
+    FreezeFailed {
+        sleep_id: u64,
+        reason: String,
+    },
 }
 
 /// Why a frame is not understood.
@@ -205,6 +232,15 @@ struct Count {
 #[derive(Serialize, Deserialize)]
 struct Bytes {
     bytes: u64,
+}
+#[derive(Serialize, Deserialize)]
+struct Sleep {
+    sleep_id: u64,
+}
+#[derive(Serialize, Deserialize)]
+struct SleepFailure {
+    sleep_id: u64,
+    reason: String,
 }
 #[derive(Serialize, Deserialize)]
 struct SignalNumber {
@@ -317,6 +353,8 @@ impl ToDynoInit {
             Self::ExecSignal { id, signal } => (24, json(&ExecSignalNumber { id: *id, signal: *signal })),
             Self::ExecHangup { id } => (25, json(&ExecId { id: *id })),
             Self::ExecOutputTaken { id, bytes } => (26, json(&ExecBytes { id: *id, bytes: *bytes })),
+            Self::Freeze { sleep_id } => (40, json(&Sleep { sleep_id: *sleep_id })),
+            Self::Thaw { sleep_id } => (41, json(&Sleep { sleep_id: *sleep_id })),
         };
         encode_into(out, frame_type, &payload)
     }
@@ -362,6 +400,8 @@ impl ToDynoInit {
                 let ExecBytes { id, bytes } = parse(&frame)?;
                 Self::ExecOutputTaken { id, bytes }
             }
+            40 => Self::Freeze { sleep_id: parse::<Sleep>(&frame)?.sleep_id },
+            41 => Self::Thaw { sleep_id: parse::<Sleep>(&frame)?.sleep_id },
             _ => return Ok(None),
         }))
     }
@@ -403,6 +443,11 @@ impl FromDynoInit {
             Self::ExecInputTaken { id, bytes } => (85, json(&ExecBytes { id: *id, bytes: *bytes })),
             Self::ExecEnded { id, status, failure } => {
                 (86, json(&ExecEnd { id: *id, status: *status, failure: failure.clone() }))
+            }
+            Self::Frozen { sleep_id } => (90, json(&Sleep { sleep_id: *sleep_id })),
+            Self::Thawed { sleep_id } => (91, json(&Sleep { sleep_id: *sleep_id })),
+            Self::FreezeFailed { sleep_id, reason } => {
+                (92, json(&SleepFailure { sleep_id: *sleep_id, reason: reason.clone() }))
             }
         };
         encode_into(out, frame_type, &payload)
@@ -447,6 +492,12 @@ impl FromDynoInit {
             86 => {
                 let ExecEnd { id, status, failure } = parse(&frame)?;
                 Self::ExecEnded { id, status, failure }
+            }
+            90 => Self::Frozen { sleep_id: parse::<Sleep>(&frame)?.sleep_id },
+            91 => Self::Thawed { sleep_id: parse::<Sleep>(&frame)?.sleep_id },
+            92 => {
+                let failure: SleepFailure = parse(&frame)?;
+                Self::FreezeFailed { sleep_id: failure.sleep_id, reason: failure.reason }
             }
             _ => return Ok(None),
         }))

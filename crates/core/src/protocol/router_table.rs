@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -115,10 +116,7 @@ pub struct RouteApp {
     /// The dynos speak HTTP/2 in clear text with prior knowledge (RFC 9113, section 3.3).
     #[serde(default, skip_serializing_if = "is_false")]
     pub http2: bool,
-    /// Requests are held for up to 30 s until a table says otherwise: the whole app is being swapped.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub paused: bool,
-    /// No dyno runs until a request comes: it is held as while booting, and control is told to wake the app.
+    /// Its dynos were stopped until a request comes: it is held as while booting, and control is told to wake the app.
     #[serde(default, skip_serializing_if = "is_false")]
     pub asleep: bool,
     /// Requests at once to the whole app before H11; the router's limit for each dyno otherwise.
@@ -147,7 +145,6 @@ impl RouteApp {
             https_redirect: false,
             session_affinity: false,
             http2: false,
-            paused: false,
             asleep: false,
             max_requests: None,
             health_check_path: None,
@@ -167,6 +164,24 @@ pub struct Target {
     pub name: String,
     pub address: SocketAddr,
     pub state: TargetState,
+    /// It is healthy, but frozen or about to be: before it gets a request it is woken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asleep: Option<Asleep>,
+}
+
+/// How the router wakes a dyno by itself; see [`super::dyno`] for what is said there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asleep {
+    /// Absolute; only the router's user and root may connect.
+    pub wake_socket: PathBuf,
+    /// Which sleep this is, or [`Asleep::UNKNOWN`]: one that a router has ended stays ended for it, whatever older tables
+    /// still say.
+    pub sleep_id: u64,
+}
+
+impl Asleep {
+    /// A control that has just begun does not know yet which sleep it is: the dyno is woken each time a table says so.
+    pub const UNKNOWN: u64 = 0;
 }
 
 /// Whether a target gets new requests.

@@ -34,7 +34,6 @@ pub fn short_timeouts() -> Timeouts {
         first_byte: Duration::from_millis(500),
         idle: Duration::from_millis(900),
         boot: Duration::from_millis(700),
-        pause: Duration::from_millis(600),
         client_keep_alive: Duration::from_secs(5),
         leave_idle: Duration::from_millis(300),
         drain: Duration::from_secs(3),
@@ -421,7 +420,13 @@ impl Dyno {
     }
 
     pub fn target(&self, name: &str) -> Target {
-        Target { dyno_id: self.id, name: name.into(), address: self.address, state: TargetState::Healthy }
+        Target {
+            dyno_id: self.id,
+            name: name.into(),
+            address: self.address,
+            state: TargetState::Healthy,
+            asleep: None,
+        }
     }
 
     pub fn draining(&self, name: &str) -> Target {

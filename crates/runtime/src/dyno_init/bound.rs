@@ -3,6 +3,7 @@
 //! Source of truth: `/proc/self/net/tcp{,6}` of the dyno's network namespace, in which dyno-init is; then
 //! a real connection to the dyno's own address, since a listener on `::` may or may not take IPv4.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -25,6 +26,23 @@ pub fn look(address: Ipv4Addr, port: u16) -> Listening {
         Some(Listening::Reachable) | None | Some(Listening::Not) => Listening::Not,
         Some(Listening::LoopbackOnly) => Listening::LoopbackOnly,
     }
+}
+
+/// The sockets that listen on a port, by their inodes.
+pub fn listeners(port: u16) -> BTreeSet<u64> {
+    const INODE: usize = 9;
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let mut inodes = BTreeSet::new();
+    for table in tables.map(|table| std::fs::read_to_string(table).unwrap_or_default()) {
+        // Line by line, as each may be another listener.
+        for line in
+            table.lines().skip(1).filter(|line| in_table(&format!("\n{line}"), port) != Listening::Not)
+        {
+            inodes
+                .extend(line.split_ascii_whitespace().nth(INODE).and_then(|inode| inode.parse::<u64>().ok()));
+        }
+    }
+    inodes
 }
 
 /// What a table in the form of `/proc/net/tcp` says of a port, before any connection.

@@ -16,6 +16,7 @@ mod bound;
 mod create;
 mod etc;
 mod external;
+mod family;
 mod idmap;
 mod inside;
 mod lines;
@@ -27,6 +28,7 @@ pub mod seccomp;
 mod streams;
 mod supervise;
 pub(crate) mod sys;
+mod wake_door;
 
 use inside::FirstProcess;
 use std::io::Write;

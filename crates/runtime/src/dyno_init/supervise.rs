@@ -6,17 +6,20 @@
 
 mod guests;
 mod life;
+mod sleep;
 
 use super::bound::{self, Listening};
 use super::outlet::Outlet;
 use super::ring::Ring;
 use super::streams::Streams;
 use super::sys::{self, Context, Failure};
+use super::wake_door::WakeDoor;
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::launch::{LaunchPlan, descriptor, file};
 use ferroku_core::protocol::dyno::{FromDynoInit, Hello, PROTOCOL_VERSION, ToDynoInit};
 use ferroku_core::uids::DYNO_UID;
 use guests::Guests;
+use sleep::Sleep;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -57,6 +60,7 @@ struct Supervisor {
     boot_timeout: bool,
     stop_at_ms: Option<u64>,
     stop_timeout: bool,
+    sleep: Sleep,
     end: Option<FromDynoInit>,
     release: bool,
     began_at_ms: u64,
@@ -73,7 +77,7 @@ struct Creating {
 pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
     let run_folder = PathBuf::from(run_folder.ok_or_else(|| Failure::new("supervise needs a run folder"))?);
     let plan = LaunchPlan::read(&run_folder).context(|| "read launch.json".into())?;
-    let (listener, signals) = become_supervisor()?;
+    let (listener, door, signals) = become_supervisor()?;
     let (streams, inner) = Streams::make(plan.spec.attach, plan.spec.uid_base + DYNO_UID)
         .context(|| "make the standard streams".into())?;
     let hierarchies =
@@ -98,6 +102,7 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
         boot_timeout: false,
         stop_at_ms: None,
         stop_timeout: false,
+        sleep: Sleep::new(WakeDoor::new(door).context(|| "waking socket".into())?),
         end: None,
         release: false,
         began_at_ms: sys::monotonic_ms(),
@@ -111,12 +116,12 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// A session, the dyno's network namespace, the subreaper's role; gives the inherited socket and SIGCHLD.
-fn become_supervisor() -> Result<(UnixListener, OwnedFd), Failure> {
-    // SAFETY: the driver started us with these three open and nothing else owns them; the rest are calls without memory.
+/// A session, the dyno's network namespace, the subreaper's role; gives the inherited sockets and SIGCHLD.
+fn become_supervisor() -> Result<(UnixListener, UnixListener, OwnedFd), Failure> {
+    // SAFETY: the driver started us with these four open and nothing else owns them; the rest are calls without memory.
     unsafe {
         libc::setsid();
-        for number in [descriptor::NETWORK, descriptor::LOCK, descriptor::LISTENER] {
+        for number in [descriptor::NETWORK, descriptor::LOCK, descriptor::LISTENER, descriptor::WAKE] {
             libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
         }
         let network = OwnedFd::from_raw_fd(descriptor::NETWORK);
@@ -130,7 +135,8 @@ fn become_supervisor() -> Result<(UnixListener, OwnedFd), Failure> {
         let signals = sys::child_signals().context(|| "signalfd".into())?;
         let listener = UnixListener::from_raw_fd(descriptor::LISTENER);
         listener.set_nonblocking(true).context(|| "listening socket".into())?;
-        Ok((listener, signals))
+        let door = UnixListener::from_raw_fd(descriptor::WAKE);
+        Ok((listener, door, signals))
     }
 }
 
@@ -145,6 +151,7 @@ impl Supervisor {
         self.poll()?;
         self.accept();
         self.receive();
+        self.answer_door();
         self.reap();
         self.hear_channel();
         let taken = self.streams.work(&mut self.ring, false);
@@ -161,6 +168,7 @@ impl Supervisor {
         let mut waits: Vec<(BorrowedFd<'_>, i16)> = self.streams.interests();
         waits.push((self.listener.as_fd(), libc::POLLIN));
         waits.push((self.signals.as_fd(), libc::POLLIN));
+        waits.extend(self.sleep.door.interests().map(|fd| (fd, libc::POLLIN)));
         if let Some(channel) = &self.channel {
             waits.push((channel.as_fd(), libc::POLLIN));
         }
@@ -191,7 +199,8 @@ impl Supervisor {
     /// Until the next thing that only the clock brings.
     fn timeout_ms(&self) -> i32 {
         let now = sys::monotonic_ms();
-        let mut until: Vec<u64> = self.stop_at_ms.into_iter().chain(self.guests.due_at_ms()).collect();
+        let due = self.guests.due_at_ms().into_iter().chain(self.sleep.release_at_ms);
+        let mut until: Vec<u64> = self.stop_at_ms.into_iter().chain(due).collect();
         if self.creating.is_some() {
             until.push(self.began_at_ms + CREATE_MS);
         } else if self.environment.is_none() && !self.environment_sent && self.end.is_none() {
@@ -241,8 +250,12 @@ impl Supervisor {
                 }
             }
             ToDynoInit::Acknowledge(sequence) => self.ring.acknowledge(sequence),
-            ToDynoInit::Signal(signal) => self.cgroup.signal(signal),
+            ToDynoInit::Signal(signal) => {
+                self.let_run();
+                self.cgroup.signal(signal);
+            }
             ToDynoInit::Stop { grace_ms } => {
+                self.let_run();
                 self.cgroup.signal(libc::SIGTERM);
                 let at = sys::monotonic_ms() + grace_ms;
                 self.stop_at_ms = Some(self.stop_at_ms.map_or(at, |earlier| earlier.min(at)));
@@ -263,11 +276,14 @@ impl Supervisor {
                     attached.resize(rows, columns);
                 }
             }
+            ToDynoInit::Freeze { sleep_id } => self.freeze(sleep_id),
+            ToDynoInit::Thaw { sleep_id } => self.thaw(sleep_id),
             ToDynoInit::Release => {
                 self.release = true;
                 self.kill();
             }
             ToDynoInit::Exec { id, order } => {
+                self.thaw_for_guest();
                 let runs = self.started_at_ms.is_some() && self.end.is_none();
                 self.guests.start(id, &order, runs, self.plan.spec.uid_base + DYNO_UID);
             }
@@ -295,6 +311,7 @@ impl Supervisor {
             (self.boot_timeout, FromDynoInit::BootTimeout),
             (self.stop_timeout, FromDynoInit::StopTimeout),
         ];
+        let sleep = self.sleep.state();
         let Some(outlet) = &mut self.outlet else { return };
         outlet.greeted = true;
         outlet.tell(&hello);
@@ -302,6 +319,9 @@ impl Supervisor {
             if holds {
                 outlet.tell(&message);
             }
+        }
+        if let Some(sleep) = sleep {
+            outlet.tell(&sleep);
         }
         self.ring.rewind();
     }
@@ -345,6 +365,7 @@ impl Supervisor {
 
     fn watch_clock(&mut self) {
         let now = sys::monotonic_ms();
+        self.release_masters(now);
         if self.stop_at_ms.is_some_and(|at| now >= at) {
             self.stop_at_ms = None;
             if self.init_pid.is_some() {

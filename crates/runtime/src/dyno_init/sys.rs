@@ -253,6 +253,40 @@ pub fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Sends a signal to a process if `is_it` still says so once nobody else can have its number. Gives whether it was sent.
+pub fn signal_process(pid: i32, signal: i32, is_it: impl FnOnce() -> bool) -> bool {
+    // SAFETY: plain calls with numbers; the descriptor is ours from the kernel alone, and closed by its owner.
+    unsafe {
+        let Ok(fd) = check_long(libc::syscall(libc::SYS_pidfd_open, pid, 0)) else { return false };
+        let process = OwnedFd::from_raw_fd(fd as RawFd);
+        is_it()
+            && libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                process.as_raw_fd(),
+                signal,
+                std::ptr::null::<u8>(),
+                0,
+            ) == 0
+    }
+}
+
+/// The user of the process that connected to this socket.
+pub fn peer_uid(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the structure lives through the call and is as long as said.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    check(result).ok().map(|_| peer.uid)
+}
+
 /// Default handling and no blocking of every signal, as programs expect to start.
 pub fn reset_signals() {
     // SAFETY: resets dispositions of this process; uncatchable signals just fail.

@@ -138,7 +138,9 @@ fn parts(shared: &Arc<Shared>, dyno_id: DynoId, plan: Option<&LaunchPlan>) -> Pa
     let port = plan.and_then(|plan| plan.spec.port);
     let address = network.zip(port).map(|(network, port)| SocketAddr::from((network.address, port)));
     let slot = network.map(|network| u32::from(network.address) - u32::from(shared.node.subnet));
+    let wake_socket = plan.map(|plan| plan.run_folder.join(file::WAKE)).filter(|socket| socket.exists());
     let handle = DynoHandle {
+        wake_socket,
         dyno_id,
         address,
         events,
@@ -173,6 +175,8 @@ async fn write_actions(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<Acti
             Action::CloseStdin => ToDynoInit::CloseStdin,
             Action::Resize { rows, columns } => ToDynoInit::Resize { rows, columns },
             Action::Acknowledge { sequence } => ToDynoInit::Acknowledge(sequence),
+            Action::Freeze { sleep_id } => ToDynoInit::Freeze { sleep_id },
+            Action::Thaw { sleep_id } => ToDynoInit::Thaw { sleep_id },
             Action::Release => ToDynoInit::Release,
             Action::Exec { id, order } => ToDynoInit::Exec { id, order },
             Action::ExecInput { id, bytes } => ToDynoInit::ExecInput { id, bytes },
@@ -256,6 +260,9 @@ impl Reader {
             FromDynoInit::LogDropped { count } => DynoEvent::LogDropped { count },
             FromDynoInit::Output(bytes) => DynoEvent::Output(bytes),
             FromDynoInit::StopTimeout => DynoEvent::StopTimeout,
+            FromDynoInit::Frozen { sleep_id } => DynoEvent::Frozen { sleep_id },
+            FromDynoInit::Thawed { sleep_id } => DynoEvent::Thawed { sleep_id },
+            FromDynoInit::FreezeFailed { sleep_id, reason } => DynoEvent::FreezeFailed { sleep_id, reason },
             FromDynoInit::StartFailed { message } => DynoEvent::StartFailed { message },
             FromDynoInit::Exited { status, at_us, oom_killed } => {
                 DynoEvent::Exited { status, at_us, oom_killed }

@@ -7,6 +7,7 @@ use crate::launch::{LaunchPlan, descriptor, file};
 use crate::spec::{Volume, VolumeSource};
 use crate::{Result, RuntimeError};
 use ferroku_core::DynoId;
+use ferroku_core::uids::ROUTER_UID;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -197,12 +198,17 @@ pub(super) fn launch(
         .map_err(RuntimeError::file("write", &launch))?;
     let socket = plan.run_folder.join(file::SOCKET);
     let listener = listen(&socket).map_err(RuntimeError::file("listen on", &socket))?;
+    let wake = plan.run_folder.join(file::WAKE);
+    let door = listen(&wake).map_err(RuntimeError::file("listen on", &wake))?;
+    std::os::unix::fs::chown(&wake, Some(ROUTER_UID), None)
+        .map_err(RuntimeError::file("give away", &wake))?;
     let log = plan.run_folder.join(COMPLAINTS);
     let complaints = File::create(&log).map_err(RuntimeError::file("make", &log))?;
-    let mut descriptors: [(RawFd, RawFd); 3] = [
+    let mut descriptors: [(RawFd, RawFd); 4] = [
         (namespace.as_raw_fd(), descriptor::NETWORK),
         (lock.as_raw_fd(), descriptor::LOCK),
         (listener.as_raw_fd(), descriptor::LISTENER),
+        (door.as_raw_fd(), descriptor::WAKE),
     ];
     let mut command = std::process::Command::new(&plan.program);
     command
@@ -231,7 +237,8 @@ pub(super) fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
         .open(socket.parent().unwrap_or(Path::new("/")))?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), file::SOCKET));
+    let name = socket.file_name().unwrap_or_default();
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
     Ok((folder, short))
 }
 

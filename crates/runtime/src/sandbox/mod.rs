@@ -267,6 +267,17 @@ impl Driver for SandboxDriver {
         Arc::clone(&self.shared).blocking(read).await.ok().flatten()
     }
 
+    async fn swap_out(&self, dyno_id: DynoId) -> Option<u64> {
+        if !cgroup::has_swap() {
+            return None;
+        }
+        let give_back = move |shared: &Shared| {
+            let group = shared.hierarchies.group(shared.node.dyno_cgroup(dyno_id));
+            Ok(group.swap_out())
+        };
+        Arc::clone(&self.shared).blocking(give_back).await.ok().flatten()
+    }
+
     async fn shutdown(&self) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.dynos().clear();

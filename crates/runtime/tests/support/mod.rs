@@ -219,3 +219,17 @@ pub fn status(event: &DynoEvent) -> i32 {
         other => panic!("no exit: {other:?}"),
     }
 }
+
+/// The dyno-init of a dyno, by the file it holds locked.
+pub fn dyno_init_of(data: &Path, dyno_id: DynoId) -> Option<i32> {
+    let folder = format!("{}/run/dynos/{dyno_id}", data.display());
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let wanted = command.contains("\0supervise\0") && command.contains(&folder);
+        wanted.then(|| entry.file_name().to_str()?.parse().ok())?
+    })
+}
+
+pub fn kill_nine(pid: i32) {
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}

@@ -19,7 +19,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ferroku_api::dyno::Dyno;
 use ferroku_core::app::App;
-use ferroku_core::dyno::{Dyno as Stored, DynoKind};
+use ferroku_core::dyno::{Dyno as Stored, DynoKind, DynoState};
 use ferroku_core::event::Actor;
 use ferroku_runtime::Command;
 use ferroku_store::dynos::Selector;
@@ -29,9 +29,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Longest life of a one-off that asks for an end, in seconds: 24 h, as on Heroku.
 const MAX_TIME_TO_LIVE_S: i64 = 86_400;
+/// How long a client waits for a dyno that sleeps: a boot's time, below what clients wait for an answer.
+const WAKE_LIMIT: Duration = Duration::from_secs(20);
+const WAKE_PAUSE: Duration = Duration::from_millis(50);
 /// Longest command, in bytes: as much as one argument of a program may have on Linux.
 const MAX_COMMAND_BYTES: usize = 128 * 1024;
 /// Longest name of a process type. Source: the Platform API's schema.
@@ -125,6 +129,7 @@ async fn run_inside(
     let RunRequest { command, environment, terminal, .. } = read(create)?;
     let shown = shown(&node, &app).await?;
     let stored = find(&shown, &name).ok_or_else(|| ApiError::not_found("dyno"))?;
+    let stored = &awake(&node, &app, stored).await?;
     check_up(stored).map_err(|error| ApiError::invalid_params(error.to_string()))?;
     let command = substitute(&command, &formations::list(&node.store, app.id).await?);
     let request = InsideRequest {
@@ -138,6 +143,21 @@ async fn run_inside(
     let secret = node.rendezvous.issue(Session::Inside(Box::new(request)));
     let attach_url = format!("rendezvous://{}/{secret}", links.authority());
     Ok((StatusCode::CREATED, Json(Dyno::new(stored, &app, Some(attach_url)))))
+}
+
+/// The dyno; of one that sleeps, what is there under its name once it has been woken.
+async fn awake(node: &Node, app: &App, stored: &Stored) -> Result<Stored, ApiError> {
+    let mut found = stored.clone();
+    if stored.state == DynoState::Idle {
+        node.dynos.wake(app.id);
+        let deadline = Instant::now() + WAKE_LIMIT;
+        while found.state != DynoState::Up && Instant::now() < deadline {
+            tokio::time::sleep(WAKE_PAUSE).await;
+            let shown = shown(node, app).await?;
+            found = find(&shown, &stored.name()).ok_or_else(|| ApiError::not_found("dyno"))?.clone();
+        }
+    }
+    Ok(found)
 }
 
 async fn restart_all(
@@ -240,7 +260,8 @@ async fn write(node: &Node, app: &App, ask: &Ask<'_>, actor: &Actor) -> ferroku_
 /// The dynos as they are listed: those that hold their label, and during a deploy those that still serve.
 async fn shown(node: &Node, app: &App) -> Result<Vec<Stored>, ApiError> {
     let all = dynos::list(&node.store, app.id).await?;
-    Ok(all.into_iter().filter(|stored| stored.draining_at.is_none()).collect())
+    // One that is being stopped for sleep drains, too, but is not on its way out.
+    Ok(all.into_iter().filter(|stored| stored.draining_at.is_none() || stored.retired_at.is_none()).collect())
 }
 
 /// By id or label; of two with one label the one that will stay.

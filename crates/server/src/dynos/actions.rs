@@ -56,6 +56,20 @@ impl AppLoop {
                 Some(row) => self.end(row).await,
                 None => Ok(()),
             },
+            Action::Freeze { dyno_id } => match row(dyno_id) {
+                Some(row) => self.freeze(snapshot, row).await,
+                None => Ok(()),
+            },
+            Action::Thaw { dyno_id } => {
+                if let Some(row) = row(dyno_id) {
+                    self.thaw(row).await;
+                }
+                Ok(())
+            }
+            Action::Hibernate { dyno_id } => match row(dyno_id) {
+                Some(row) => self.hibernate(row).await,
+                None => Ok(()),
+            },
             Action::GiveUpAttach { dyno_id } => match row(dyno_id) {
                 Some(row) => {
                     self.log(row, log_text::ATTACH_ERROR);
@@ -96,8 +110,10 @@ impl AppLoop {
         write_created(store, &row, superseded, now).await?;
         crash_point::hit("dyno.created");
         if let Some(old) = superseded {
-            if old.state != DynoState::Crashed {
-                self.log(old, if new.cycles { log_text::CYCLING } else { log_text::RESTARTING });
+            match old.state {
+                DynoState::Crashed => {}
+                DynoState::Idle if old.draining_at.is_some() => self.log(old, log_text::UNIDLING),
+                _ => self.log(old, if new.cycles { log_text::CYCLING } else { log_text::RESTARTING }),
             }
             self.log(old, log_text::state_changed(old.state, DynoState::Starting));
         }

@@ -2,6 +2,7 @@
 
 use super::attach::Client;
 use super::certificates::Certificates;
+use super::sleep::{self, LiveSleep};
 use super::{DynoSettings, DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes, steady_ms};
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
@@ -72,6 +73,8 @@ pub(super) enum Message {
         step: u32,
     },
     Destroyed(oneshot::Sender<()>),
+    /// The node is short of memory: what is frozen is to be stopped.
+    MakeRoom,
     /// Do nothing any more.
     Leave,
     Shutdown {
@@ -94,6 +97,7 @@ pub(super) struct Live {
     pub probe: Option<String>,
     pub killed: bool,
     pub client: Option<Client>,
+    pub sleep: LiveSleep,
 }
 
 /// The loop's state.
@@ -108,6 +112,8 @@ pub(super) struct AppLoop {
     config_vars: Option<(ReleaseId, ConfigVars)>,
     pub certificates: Certificates,
     steady: planner::Steady,
+    /// Set while the node is short of memory, until what was frozen is stopped.
+    pub must_make_room: bool,
 }
 
 /// What was read of an app.
@@ -140,6 +146,7 @@ impl AppLoop {
             config_vars: None,
             certificates: Certificates::default(),
             steady: planner::Steady::default(),
+            must_make_room: false,
         }
     }
 
@@ -216,6 +223,10 @@ impl AppLoop {
                 self.on_hangup(dyno_id, step).await;
                 Ok(())
             }
+            Message::MakeRoom => {
+                self.must_make_room = true;
+                Ok(())
+            }
             Message::Destroyed(done) => {
                 self.clear().await;
                 let _ = done.send(());
@@ -265,7 +276,8 @@ impl AppLoop {
             if row.stopping_at.is_some() {
                 let _ = control.stop(planner::STOP_GRACE_MS).await;
             }
-            self.live.insert(dyno_id, Live { control: Some(control), ..Live::default() });
+            let sleep = LiveSleep::of(handle.wake_socket.clone());
+            self.live.insert(dyno_id, Live { control: Some(control), sleep, ..Live::default() });
             if row.attached {
                 // Its client was connected to the process before this one.
                 let _ = self.sender.send(Message::Hangup { dyno_id, step: 0 });
@@ -280,7 +292,7 @@ impl AppLoop {
             tokio::time::sleep(RETRY).await;
         };
         for row in rows {
-            let started = matches!(row.state, DynoState::Starting | DynoState::Up);
+            let started = matches!(row.state, DynoState::Starting | DynoState::Up | DynoState::Idle);
             if started && row.ended_at.is_none() && !self.live.contains_key(&row.id) {
                 self.on_event_surely(row.id, DynoEvent::Lost).await?;
             }
@@ -306,6 +318,7 @@ impl AppLoop {
             self.publish_route(&snapshot).await?;
             let plan = self.plan(&snapshot);
             if plan.actions.is_empty() {
+                self.must_make_room = false;
                 let wait = plan.wake_at.map_or(IDLE, |at| {
                     let ms = u64::try_from(at - steady_ms()).unwrap_or(0);
                     IDLE.min(Duration::from_millis(ms))
@@ -349,6 +362,7 @@ impl AppLoop {
         AppActual {
             dynos: snapshot.dynos.iter().map(|row| self.dyno_actual(row)).collect(),
             crashes: snapshot.crashes.clone(),
+            activity: self.activity(),
         }
     }
 
@@ -358,11 +372,14 @@ impl AppLoop {
             DynoState::Created if live.is_some_and(|live| live.spawning) => Phase::Starting,
             DynoState::Created => Phase::Created,
             DynoState::Starting => Phase::Starting,
+            DynoState::Idle if row.ended_at.is_some() => Phase::Asleep,
             DynoState::Up | DynoState::Idle => Phase::Up,
             DynoState::Crashed | DynoState::Down | DynoState::Complete => Phase::Crashed,
         };
         // Only a web dyno that was up has ever been in the route table as a target.
-        let routed = row.kind == DynoKind::Formation && row.process_type == WEB && row.state == DynoState::Up;
+        let was_up = matches!(row.state, DynoState::Up | DynoState::Idle);
+        let routed = row.kind == DynoKind::Formation && row.process_type == WEB && was_up;
+        let is_out = phase == Phase::Asleep;
         DynoActual {
             id: row.id,
             kind: row.kind,
@@ -373,13 +390,15 @@ impl AppLoop {
             size: row.size.clone(),
             command: row.command.clone(),
             phase,
+            rest: self.rest(row),
+            state_since: row.updated_at,
             attached: row.attached,
             restart_requested: row.restart_requested_at.is_some(),
             stop_requested: row.stop_requested_at.is_some(),
             retired: row.retired_at.is_some(),
-            draining_at: row.draining_at,
+            draining_at: row.draining_at.filter(|_| !is_out),
             drained: !routed || self.shared.parts.router.is_drained(row.id),
-            stopping_at: row.stopping_at,
+            stopping_at: row.stopping_at.filter(|_| !is_out),
             boot_timed_out: live.is_some_and(|live| live.boot_timed_out),
             killed: live.is_some_and(|live| live.killed),
             expires_at: row.expires_at,
@@ -387,7 +406,7 @@ impl AppLoop {
         }
     }
 
-    async fn publish_route(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+    pub async fn publish_route(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let none = ConfigVars::new();
         if let Some(release) = &snapshot.release
             && self.config_vars.as_ref().is_none_or(|(id, _)| *id != release.id)
@@ -405,6 +424,7 @@ impl AppLoop {
             formation: &snapshot.formation,
             dynos: &snapshot.dynos,
             probed: &snapshot.dynos.iter().filter(live).map(|dyno| dyno.id).collect(),
+            asleep: &self.asleep(&snapshot.dynos),
             domains: &snapshot.domains,
             features: &snapshot.features,
             node_domain: &self.shared.parts.domain,
@@ -463,6 +483,7 @@ fn desired(snapshot: &Snapshot, settings: &DynoSettings) -> AppDesired {
             })
             .collect(),
         max_surge: MAX_SURGE,
+        sleep: sleep::policy(snapshot, &settings.sleep),
         cycle_after_ms: settings.cycle_after.and_then(|after| Millis::try_from(after.as_millis()).ok()),
     }
 }

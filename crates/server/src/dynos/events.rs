@@ -1,6 +1,7 @@
 //! What dynos report, put into their rows and logs.
 
 use super::app_loop::{AppLoop, Live, Message, RETRY};
+use super::sleep::LiveSleep;
 use super::{Result, log_text, memory, now_ms};
 use crate::crash_point;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
@@ -42,6 +43,7 @@ impl AppLoop {
         live.spawning = false;
         let control = handle.control.clone();
         live.control = Some(control.clone());
+        live.sleep = LiveSleep::of(handle.wake_socket.clone());
         let client = live.client.take();
         if live.killed {
             let _ = control.kill().await;
@@ -87,6 +89,10 @@ impl AppLoop {
                 self.record_end(&row, End::NotStarted { reason: message }).await?;
             }
             DynoEvent::Lost => self.record_end(&row, End::Lost).await?,
+            event
+            @ (DynoEvent::Frozen { .. } | DynoEvent::Thawed { .. } | DynoEvent::FreezeFailed { .. }) => {
+                self.on_sleep(&row, event).await?;
+            }
             DynoEvent::Started
             | DynoEvent::Log { .. }
             | DynoEvent::LogDropped { .. }
@@ -187,6 +193,10 @@ impl AppLoop {
         let lost = matches!(end, End::Lost);
         let state = match row.kind {
             DynoKind::Run | DynoKind::Release => DynoState::Complete,
+            // However it ended: it is started when somebody asks for the app.
+            DynoKind::Formation if row.state == DynoState::Idle && row.retired_at.is_none() => {
+                DynoState::Idle
+            }
             DynoKind::Formation if wanted_to_go || lost => DynoState::Down,
             DynoKind::Formation => DynoState::Crashed,
         };
@@ -234,10 +244,11 @@ impl AppLoop {
                 self.log(row, log_text::exited(*status));
             }
             End::NotStarted { reason } => self.log(row, log_text::start_failed(reason)),
+            End::Lost if state == DynoState::Idle => {}
             End::Lost => self.log(row, log_text::LOST),
         }
-        // Of one that was told to go, its retirement has said so already.
-        if state != DynoState::Down {
+        // Of one that was told to go, its retirement has said so already; of one asleep, its sleep.
+        if !matches!(state, DynoState::Down | DynoState::Idle) {
             self.log(row, log_text::state_changed(row.state, state));
         }
     }
@@ -307,8 +318,10 @@ async fn write_end(
     ferroku_store::write!(store, tx => {
         if let Some(crash) = crash {
             dyno_crashes::record(&mut tx, app_id, crash).await?;
+        } else if state == DynoState::Idle {
+            dynos::drain(&mut tx, id, now).await?;
         } else {
-            // Its label is free: only a crashed one keeps it.
+            // Its label is free: only a crashed one and one asleep keep it.
             dynos::retire(&mut tx, id, true, now).await?;
         }
         dynos::end(&mut tx, id, state, status, now).await

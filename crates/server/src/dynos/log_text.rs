@@ -9,6 +9,8 @@ use ferroku_core::dyno::DynoState;
 
 pub const RESTARTING: &str = "Restarting";
 pub const CYCLING: &str = "Cycling";
+pub const IDLING: &str = "Idling";
+pub const UNIDLING: &str = "Unidling";
 pub const AWAITING_CLIENT: &str = "Awaiting client";
 pub const STOPPING_ALL: &str = "Stopping all processes with SIGTERM";
 pub const STOPPING_REMAINING: &str = "Stopping remaining processes with SIGKILL";

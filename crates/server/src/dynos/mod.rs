@@ -26,11 +26,13 @@ mod one_off;
 mod pump;
 mod router_feed;
 mod routes;
+mod sleep;
 
 pub use actions::terminal_size;
 pub use environment::substitute;
 pub use inside::{InsideError, InsideRequest, check_up};
 pub use one_off::{RunError, RunRequest};
+pub use sleep::SleepSettings;
 
 use crate::crash_point;
 use crate::events::EventFeed;
@@ -82,6 +84,7 @@ pub struct DynoSettings {
     pub cycle_after: Option<Duration>,
     /// What makes the containers in place of libcontainer.
     pub oci_runtime: Option<PathBuf>,
+    pub sleep: SleepSettings,
 }
 
 /// Why the manager could not do something.
@@ -109,6 +112,7 @@ struct Shared {
     parts: Parts,
     routes: Routes,
     apps: Mutex<Loops>,
+    requests: sleep::Requests,
     /// Removals of the traces of ended dynos and of destroyed apps' dynos: the node's end waits for them.
     removals: TaskTracker,
 }
@@ -126,6 +130,7 @@ impl DynoManager {
             parts,
             routes: Routes::new(),
             apps: Mutex::default(),
+            requests: sleep::Requests::new(),
             removals: TaskTracker::new(),
         })))
     }
@@ -160,6 +165,7 @@ impl DynoManager {
         }
         tokio::spawn(sweep(shared.clone()));
         tokio::spawn(memory::watch(shared.clone()));
+        tokio::spawn(sleep::watch_memory(shared.clone()));
         Ok(())
     }
 
@@ -167,6 +173,14 @@ impl DynoManager {
     pub fn poke(&self, app_id: AppId) {
         if let Some(shared) = &self.0 {
             shared.send(app_id, Message::Poke);
+        }
+    }
+
+    /// Says that somebody asks for the app otherwise than by a request: it wakes, and is not idle from now on.
+    pub fn wake(&self, app_id: AppId) {
+        if let Some(shared) = &self.0 {
+            shared.requests.note(app_id);
+            shared.send(app_id, Message::Look);
         }
     }
 
@@ -182,6 +196,7 @@ impl DynoManager {
             let _ = wait.await;
         }
         shared.routes.set(app_id, None);
+        shared.requests.forget(app_id);
     }
 
     /// Lets the router answer an ACME challenge on every host. Returns once it does.

@@ -35,7 +35,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     shared.send(app_id, Message::Probed(probed));
                 }
             }
-            Ok(RouterEvent::Wake { app_id }) => shared.send(app_id, Message::Look),
+            Ok(RouterEvent::Wake { app_id }) => {
+                shared.requests.note(app_id);
+                shared.send(app_id, Message::Look);
+            }
             Ok(RouterEvent::Applied { .. }) => {}
             // Which ones were missed is not known; asking every app is cheap and rare.
             Err(RecvError::Lagged(_)) => {
@@ -54,6 +57,9 @@ async fn store(shared: &Shared, batch: RequestBatch) {
     for record in &batch.log.records {
         let line = LogLine::new(record.at_us, "heroku", "router", record.line.as_str());
         logplex.append_keyed(record.app_id, &key, record.sequence, line);
+        if record.reached_a_dyno() {
+            shared.requests.note(record.app_id);
+        }
     }
     while logplex.flush().await.is_err() {
         tokio::time::sleep(FLUSH_RETRY).await;

@@ -17,7 +17,7 @@ use ferroku_core::domain::Domain;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::formation::Formation;
 use ferroku_core::planner::{WEB, serving_release};
-use ferroku_core::protocol::router::{Certificate, RouteApp, RouteTable, Target, TargetState};
+use ferroku_core::protocol::router::{Asleep, Certificate, RouteApp, RouteTable, Target, TargetState};
 use ferroku_core::{AppId, DynoId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -179,6 +179,8 @@ pub struct Facts<'a> {
     pub dynos: &'a [Dyno],
     /// Dynos that listen and whose health is to be probed.
     pub probed: &'a BTreeSet<DynoId>,
+    /// Dynos that the router has to wake before a request.
+    pub asleep: &'a BTreeMap<DynoId, Asleep>,
     pub domains: &'a [Domain],
     pub features: &'a [AppFeature],
     pub node_domain: &'a str,
@@ -189,7 +191,7 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
     let Facts { app, has_code, config_vars, formation, dynos, .. } = *facts;
     let web_quantity = formation.iter().find(|one| one.process_type == WEB).map_or(0, |one| one.quantity);
     let web = || dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation && dyno.process_type == WEB);
-    let targets = targets(web(), web_quantity, facts.probed);
+    let targets = targets(web(), web_quantity, facts);
     let coming = web().any(|dyno| {
         matches!(dyno.state, DynoState::Created | DynoState::Starting) && dyno.draining_at.is_none()
     });
@@ -197,6 +199,11 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
     let wanted = has_code && web_quantity > 0;
     let healthy = targets.iter().any(|target| target.state == TargetState::Healthy);
     let crashed = wanted && !coming && !healthy && crashed > 0;
+    // What is stopped for sleep, or is being stopped.
+    let out = |dyno: &Dyno| {
+        dyno.state == DynoState::Idle && dyno.draining_at.is_some() && dyno.retired_at.is_none()
+    };
+    let asleep = wanted && !coming && !healthy && web().any(out);
     let mut hosts = vec![app.default_host(facts.node_domain)];
     hosts.extend(facts.domains.iter().map(|domain| domain.hostname.clone()));
     RouteApp {
@@ -205,7 +212,8 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
         web_quantity,
         crashed,
         // Between a release and the creation of its dynos there are none: they are on their way, too.
-        booting: wanted && (coming || (!healthy && !crashed)),
+        booting: wanted && !asleep && (coming || (!healthy && !crashed)),
+        asleep,
         error_page_url: config_vars.get("ERROR_PAGE_URL").cloned(),
         maintenance_page_url: config_vars.get("MAINTENANCE_PAGE_URL").cloned(),
         targets,
@@ -231,9 +239,9 @@ pub fn health_check_path(config_vars: &ConfigVars) -> Option<String> {
 
 /// Those of one release get requests. A dyno that is to take over later is left out, for the router must not report one
 /// drained that never had a request; one that has handed over drains.
-fn targets<'a>(web: impl Iterator<Item = &'a Dyno>, quantity: u32, probed: &BTreeSet<DynoId>) -> Vec<Target> {
+fn targets<'a>(web: impl Iterator<Item = &'a Dyno>, quantity: u32, facts: &Facts<'_>) -> Vec<Target> {
     let mut all: Vec<(i64, Target)> =
-        web.filter_map(|dyno| Some((dyno.release_version, target(dyno, probed)?))).collect();
+        web.filter_map(|dyno| Some((dyno.release_version, target(dyno, facts)?))).collect();
     let healthy = all.iter().filter(|(_, target)| target.state == TargetState::Healthy);
     if let Some(serving) = serving_release(healthy.map(|(version, _)| *version), quantity, MAX_SURGE) {
         all.retain(|(version, target)| *version <= serving || target.state != TargetState::Healthy);
@@ -246,14 +254,17 @@ fn targets<'a>(web: impl Iterator<Item = &'a Dyno>, quantity: u32, probed: &BTre
     all.into_iter().map(|(_, target)| target).collect()
 }
 
-fn target(dyno: &Dyno, probed: &BTreeSet<DynoId>) -> Option<Target> {
+fn target(dyno: &Dyno, facts: &Facts<'_>) -> Option<Target> {
     let state = match dyno.state {
         _ if dyno.ended_at.is_some() => return None,
-        DynoState::Up if dyno.draining_at.is_some() => TargetState::Draining,
-        DynoState::Up => TargetState::Healthy,
-        DynoState::Starting if dyno.draining_at.is_none() && probed.contains(&dyno.id) => TargetState::Adding,
+        DynoState::Up | DynoState::Idle if dyno.draining_at.is_some() => TargetState::Draining,
+        DynoState::Up | DynoState::Idle => TargetState::Healthy,
+        DynoState::Starting if dyno.draining_at.is_none() && facts.probed.contains(&dyno.id) => {
+            TargetState::Adding
+        }
         _ => return None,
     };
     let address = dyno.address.as_ref()?.parse().ok()?;
-    Some(Target { dyno_id: dyno.id, name: dyno.name(), address, state })
+    let asleep = facts.asleep.get(&dyno.id).filter(|_| state == TargetState::Healthy).cloned();
+    Some(Target { dyno_id: dyno.id, name: dyno.name(), address, state, asleep })
 }

@@ -244,6 +244,7 @@ impl Supervisor {
         if let Some(root) = &acme.acme_root {
             command.arg("--acme-root").arg(root);
         }
+        command.args(self.args.dynos.sleep.to_arguments());
         command.env_remove(REEXECUTED);
         if let Some(url) = &self.args.database_url {
             command.env("FERROKU_DATABASE_URL", url);

@@ -49,6 +49,8 @@ fn what_goes_to_dyno_init_is_these_bytes() {
         (ToDynoInit::ExecSignal { id: 3, signal: 2 }, b"\x14\0\0\0\x18{\"id\":3,\"signal\":2}"),
         (ToDynoInit::ExecHangup { id: 3 }, b"\x09\0\0\0\x19{\"id\":3}"),
         (ToDynoInit::ExecOutputTaken { id: 3, bytes: 5 }, b"\x13\0\0\0\x1a{\"id\":3,\"bytes\":5}"),
+        (ToDynoInit::Freeze { sleep_id: 7 }, b"\x0f\0\0\0\x28{\"sleep_id\":7}"),
+        (ToDynoInit::Thaw { sleep_id: 7 }, b"\x0f\0\0\0\x29{\"sleep_id\":7}"),
     ];
     for (message, bytes) in cases {
         let mut encoded = Vec::new();
@@ -82,6 +84,12 @@ fn what_comes_from_dyno_init_is_these_bytes() {
             b"\x2c\0\0\0\x4a{\"status\":143,\"at_us\":5,\"oom_killed\":false}",
         ),
         (FromDynoInit::StdinConsumed { bytes: 6 }, b"\x0c\0\0\0\x4b{\"bytes\":6}"),
+        (FromDynoInit::Frozen { sleep_id: 7 }, b"\x0f\0\0\0\x5a{\"sleep_id\":7}"),
+        (FromDynoInit::Thawed { sleep_id: 7 }, b"\x0f\0\0\0\x5b{\"sleep_id\":7}"),
+        (
+            FromDynoInit::FreezeFailed { sleep_id: 7, reason: "r".into() },
+            b"\x1c\0\0\0\x5c{\"sleep_id\":7,\"reason\":\"r\"}",
+        ),
         (
             FromDynoInit::ExecOutput { id: 3, stream: 2, bytes: b"e".to_vec() },
             b"\x07\0\0\0\x54\x03\0\0\0\x02e",

@@ -81,6 +81,11 @@ impl Guests {
         });
     }
 
+    /// Whether a command runs.
+    pub fn are_there(&self) -> bool {
+        self.all.iter().any(|guest| guest.status.is_none())
+    }
+
     fn get(&mut self, id: u32) -> Option<&mut Guest> {
         self.all.iter_mut().find(|guest| guest.id == id)
     }

@@ -157,6 +157,8 @@ impl Supervisor {
     pub(super) fn kill(&mut self) {
         if let Some(pid) = self.init_pid {
             sys::kill(pid, libc::SIGKILL);
+            // What is frozen by version 1 dies only when it is thawed; the signal comes first.
+            self.let_run();
         } else if let Some(creating) = &self.creating {
             sys::kill(creating.pid, libc::SIGKILL);
         }
@@ -167,6 +169,7 @@ impl Supervisor {
         self.init_pid = None;
         self.channel = None;
         self.stop_at_ms = None;
+        self.sleep.frozen = None;
         self.streams.work(&mut self.ring, true);
         self.guests.dyno_ended();
         const KILLED: i32 = 128 + libc::SIGKILL;

@@ -1,12 +1,15 @@
 //! The group `dynos`: what a dyno's life takes.
 
+mod sleep;
 mod start;
 
 use crate::Figure;
 
 /// Measures all of it.
 pub fn measure() -> Vec<Figure> {
-    start::measure()
+    let mut figures = start::measure();
+    figures.extend(sleep::measure());
+    figures
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
