@@ -2,7 +2,7 @@
 # Installs what is missing on this machine. Says nothing when nothing is missing.
 #
 #   scripts/setup.sh run     what a node needs to be built and to run (Debian 12 or newer, as root)
-#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, PostgreSQL, wrk, Pebble
+#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, PostgreSQL, wrk, Pebble, libfaketime
 #   scripts/setup.sh bench   that, and the proxies that the router is measured against
 #
 # Tools that Debian does not have in a recent enough form go to target/tools, nowhere else.
@@ -74,7 +74,7 @@ install_for_test() {
             >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install heroku3 failed (whole text: $tools/pip.log)"; }
         touch "$tools/python/heroku3-$HEROKU3_VERSION"
     fi
-    apt_install wrk pebble openssl runc
+    apt_install wrk pebble openssl runc libfaketime
     if ! is_installed postgresql; then
         # The tests make clusters of their own; the machine needs none.
         mkdir -p /etc/postgresql-common

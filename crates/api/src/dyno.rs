@@ -23,7 +23,7 @@ pub struct Dyno {
     pub release: Release,
     /// As printed: `Basic`, `Standard-1X`.
     pub size: String,
-    /// `crashed`, `down`, `idle`, `starting` or `up`.
+    /// `crashed`, `down`, `idle`, `starting` or `up`, or what it waits for.
     pub state: String,
     #[serde(rename = "type")]
     pub process_type: String,

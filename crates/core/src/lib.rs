@@ -27,6 +27,7 @@ pub mod planner;
 pub mod procfile;
 pub mod protocol;
 pub mod release;
+pub mod room;
 pub mod slug;
 pub mod sni_endpoint;
 pub mod uids;

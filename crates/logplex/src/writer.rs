@@ -10,7 +10,7 @@
 use crate::app_log::AppLog;
 use crate::line::{LogLine, timestamp};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Time between two fsyncs: what a power cut may take, with the fsync itself, is under a second.
@@ -18,6 +18,9 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time until lines that could not be written are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time until it is told again that lines cannot be written: the node's own messages may go to the same full disk.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Which rounds are done.
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,6 +90,7 @@ impl Work {
     /// The writer's thread.
     pub fn write_loop(&self) {
         let mut failing: Vec<Arc<AppLog>> = Vec::new();
+        let mut told: Option<Instant> = None;
         loop {
             let (mut apps, round, closing) = self.next_round(!failing.is_empty());
             for app in failing.drain(..) {
@@ -96,11 +100,17 @@ impl Work {
             }
             for app in &apps {
                 if let Err(error) = app.write_pending() {
-                    tracing::error!(app_id = %app.app_id, error = %chain(&error), "cannot write log lines; trying again");
+                    if told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                        tracing::error!(app_id = %app.app_id, error = %chain(&error), "cannot write log lines; trying again");
+                        told = Some(Instant::now());
+                    }
                     failing.push(app.clone());
                 } else if let Some((lines, since_us)) = app.take_lost() {
                     self.tell_of_loss(app, lines, since_us);
                 }
+            }
+            if failing.is_empty() {
+                told = None;
             }
             self.done.send_replace(Done { round, failing: !failing.is_empty() });
             self.want_sync(apps, closing);

@@ -5,7 +5,7 @@
 //! stays single-threaded and small.
 
 use crate::acm::AcmeSettings;
-use crate::dynos::{DynoSettings, SleepSettings};
+use crate::dynos::{DynoSettings, SleepSettings, machine_memory_bytes};
 use crate::node::NodeConfig;
 use clap::{Args, Parser, Subcommand};
 use ferroku_core::Millis;
@@ -88,8 +88,26 @@ pub struct DynoArgs {
     /// An OCI runtime that makes the dynos' containers, such as /usr/sbin/runc, in place of the one that is built in
     #[arg(long, value_name = "PROGRAM", env = "FERROKU_OCI_RUNTIME")]
     pub oci_runtime: Option<PathBuf>,
+    /// How many times the machine's memory the sizes of all dynos and builds together may come to; 1 promises nobody
+    /// what is not there
+    #[arg(long, value_name = "FACTOR", env = "FERROKU_MEMORY_OVERCOMMIT", default_value_t = MEMORY_OVERCOMMIT, value_parser = factor)]
+    pub memory_overcommit: f64,
     #[command(flatten)]
     pub sleep: SleepArgs,
+}
+
+/// A dyno of 512 MB idles in some 40 MB at least: with more of them than this lets in, a machine cannot even idle. What
+/// a machine bears under load is for its admin to say.
+const MEMORY_OVERCOMMIT: f64 = 12.0;
+
+/// How much more, or less, than there is may be promised.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if (0.01..=1000.0).contains(&factor) {
+        Ok(factor)
+    } else {
+        Err(format!("{text} is not between 0.01 and 1000"))
+    }
 }
 
 /// Longest time that an option takes, in seconds: a hundred years are a slip of the finger.
@@ -116,7 +134,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl From<DynoArgs> for DynoSettings {
     fn from(args: DynoArgs) -> Self {
-        Self { cycle_after: args.cycle_dynos_after, oci_runtime: args.oci_runtime, sleep: args.sleep.into() }
+        let memory = machine_memory_bytes();
+        Self {
+            cycle_after: args.cycle_dynos_after,
+            memory_bytes: memory.map(|bytes| (bytes as f64 * args.memory_overcommit) as u64),
+            oci_runtime: args.oci_runtime,
+            sleep: args.sleep.into(),
+        }
     }
 }
 
@@ -269,6 +293,10 @@ mod tests {
             &["--acme-directory", "https://"],
             &["--acme-root", "/tmp/root.pem"],
             &["--acme-contact", "you@example.com"],
+            &["--memory-overcommit", "0"],
+            &["--memory-overcommit", "NaN"],
+            &["--memory-overcommit", "lots"],
+            &["--cycle-dynos-after", "soon"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

@@ -156,6 +156,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         domain: config.domain.clone(),
         events: events.clone(),
         settings: config.dynos.clone(),
+        data: config.data.clone(),
     });
     Ok(Arc::new(Node {
         store,

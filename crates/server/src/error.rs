@@ -4,8 +4,10 @@
 //! error shows nothing of its cause to the client; the whole chain is logged
 //! once, with the request's id.
 
+use crate::dynos::DynosError;
 use crate::release_output::OutputError;
 use axum::response::{IntoResponse, Response};
+use ferroku_core::room::Shortage;
 use ferroku_logplex::LogplexError;
 use ferroku_store::StoreError;
 use http::StatusCode;
@@ -90,6 +92,18 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", message)
     }
 
+    /// 503: nothing can be written.
+    pub fn disk_full() -> Self {
+        Self::unavailable(
+            "The node's disk is full: nothing was changed. Free some space on the node and try again.",
+        )
+    }
+
+    /// The same with a cause for the log.
+    fn because(self, cause: impl Into<anyhow::Error>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+
     /// 500: our own fault; `cause` goes to the log.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
         Self {
@@ -109,7 +123,34 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound { what } => Self::not_found(what),
             StoreError::Refused(message) => Self::invalid_params(message),
             StoreError::Taken { what } => Self::invalid_params(format!("That {what} is already taken.")),
+            error if error.is_disk_full() => Self::disk_full().because(error),
+            error if error.is_unavailable() => {
+                let message = "The node's database is busy or away. Try again in a moment.";
+                Self::unavailable(message).because(error)
+            }
             error => Self::internal(error),
+        }
+    }
+}
+
+impl From<DynosError> for ApiError {
+    fn from(error: DynosError) -> Self {
+        match error {
+            DynosError::Store(error) => error.into(),
+            DynosError::NoRoom(shortage) => shortage.into(),
+            error => Self::internal(error),
+        }
+    }
+}
+
+impl From<Shortage> for ApiError {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Disk => Self::disk_full(),
+            Shortage::Memory { .. } => Self::invalid_params(format!(
+                "There is no room for this dyno: {shortage}. Scale something down, or ask the node's admin \
+                 (--memory-overcommit)."
+            )),
         }
     }
 }

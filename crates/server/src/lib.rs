@@ -11,6 +11,7 @@ pub mod builds;
 pub mod certificate;
 pub mod control;
 pub mod crash_point;
+pub mod disk;
 pub mod dynos;
 pub mod env_command;
 pub mod error;

@@ -31,6 +31,41 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database's disk, or the folder of its files, has no room.
+    pub fn is_disk_full(&self) -> bool {
+        match self.code().as_deref() {
+            // PostgreSQL: disk_full.
+            Some("53100") => true,
+            // SQLITE_FULL; SQLITE_IOERR_WRITE and SQLITE_IOERR_SHMSIZE: no room for the log or its index.
+            Some("13" | "778" | "4874") => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the database does not answer in time, or not at all, and may do so later.
+    pub fn is_unavailable(&self) -> bool {
+        let (Self::Query { source, .. } | Self::Open { source, .. }) = self else { return false };
+        match source {
+            sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => true,
+            _ => match self.code().as_deref() {
+                // PostgreSQL: classes 08 (connection), 53 (resources), 57P (it stops or starts), 55P03 (lock).
+                Some(code) if code.len() == 5 => {
+                    ["08", "53", "57P", "55P03"].iter().any(|class| code.starts_with(class))
+                }
+                // SQLITE_BUSY, SQLITE_LOCKED and SQLITE_IOERR with what their second byte adds.
+                Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10)),
+                None => false,
+            },
+        }
+    }
+
+    /// The database's own code: five characters on PostgreSQL, a number of at most four on SQLite.
+    fn code(&self) -> Option<String> {
+        let (Self::Query { source, .. } | Self::Open { source, .. }) = self else { return None };
+        let sqlx::Error::Database(error) = source else { return None };
+        Some(error.code()?.into_owned())
+    }
+
     /// Whether the same transaction may succeed when tried again.
     pub fn is_retryable(&self) -> bool {
         let Self::Query { source, .. } = self else { return false };

@@ -44,6 +44,22 @@ async fn select<'c>(
     rows.iter().map(from_row).collect()
 }
 
+/// How many dynos of each size all apps of the node together want.
+///
+/// # Errors
+/// The database failed.
+pub async fn quantities_by_size(tx: &mut Connection) -> Result<Vec<(String, u64)>> {
+    let query = |source| StoreError::Query { action: "add the formations up", source };
+    let rows = sqlx::query(
+        "SELECT size, CAST(SUM(quantity) AS BIGINT) AS quantity FROM formation GROUP BY size ORDER BY size",
+    )
+    .fetch_all(tx)
+    .await
+    .map_err(query)?;
+    let read = |row: &AnyRow| Ok((row.try_get("size")?, row.try_get::<i64, _>("quantity")?.max(0) as u64));
+    rows.iter().map(|row| read(row).map_err(query)).collect()
+}
+
 /// Sets quantity and size of one process type. What was remembered of crashes of slots that are scaled
 /// away is forgotten.
 ///

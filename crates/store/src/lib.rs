@@ -43,6 +43,7 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, Transaction};
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,7 @@ impl Store {
                 let pool = AnyPoolOptions::new()
                     .max_connections(READ_CONNECTIONS * 2)
                     .acquire_timeout(LOCK_WAIT)
+                    .before_acquire(keep_if_idle)
                     .connect(url)
                     .await
                     .map_err(|source| StoreError::Open { url: redact(url), source })?;
@@ -217,6 +219,16 @@ macro_rules! write {
             }
         }
     }};
+}
+
+/// Whether a connection of a pool may be used again; else it is closed and another is made. When the disk is full,
+/// SQLite ends a transaction by itself, and the connection would count as inside one for ever.
+fn keep_if_idle<'a>(
+    connection: &'a mut AnyConnection,
+    _: sqlx::pool::PoolConnectionMetadata,
+) -> Pin<Box<dyn Future<Output = sqlx::Result<bool>> + Send + 'a>> {
+    use sqlx::Connection;
+    Box::pin(async move { Ok(!connection.is_in_transaction()) })
 }
 
 /// A connection inside a transaction, as the composable functions take it.

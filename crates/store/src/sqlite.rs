@@ -15,6 +15,7 @@ pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Re
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(lock_wait)
+        .before_acquire(crate::keep_if_idle)
         .after_connect(|connection, _| {
             Box::pin(async move {
                 connection

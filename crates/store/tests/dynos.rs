@@ -109,6 +109,8 @@ async fn process_types_on(store: Store) -> Result<()> {
     let scaled: Result<()> =
         write!(store, tx => { formations::update(&mut tx, app, "worker", 3, "standard-2x", 2).await });
     scaled?;
+    let wanted: Result<_> = write!(store, tx => { formations::quantities_by_size(&mut tx).await });
+    assert_eq!(wanted?, [("basic".to_owned(), 1), ("standard-2x".to_owned(), 3)], "of all apps");
     fixture.apply(&[("worker", "c"), ("clock", "d")], false, 3).await?;
     assert_eq!(
         fixture.formation().await,
@@ -236,4 +238,36 @@ async fn requests_on(store: Store) -> Result<()> {
     });
     assert_eq!(other?, 0, "another app's dyno");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_store_whose_disk_was_full_can_be_written_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = format!("sqlite://{}", folder.path().join("store.sqlite").display());
+    let store = Store::open(&url, ferroku_store::MasterKey::new("k", [7; 32])).await.expect("opens");
+    for _ in 0..3 {
+        let full: Result<()> = async {
+            write!(&store, tx => {
+                // As much as it has now, and not a page more: SQLite says then what it says of a full disk.
+                let limit = sqlx::query("PRAGMA max_page_count = 1").execute(&mut *tx).await;
+                limit.expect("of this connection only");
+                for number in 0..200 {
+                    let sql = "INSERT INTO node_setting (key, value) VALUES ($1, $2)";
+                    let added = sqlx::query(sql).bind(format!("k{number}")).bind("x".repeat(4_000));
+                    added.execute(&mut *tx).await.map_err(|source| ferroku_store::StoreError::Query { action: "add", source })?;
+                }
+                Ok(())
+            })
+        }
+        .await;
+        assert!(full.as_ref().is_err_and(|error| error.is_disk_full()), "{full:?}");
+        ferroku_store::node_settings::set(&store, "after", "wards")
+            .await
+            .expect("another connection is made");
+    }
+    assert_eq!(
+        ferroku_store::node_settings::get(&store, "k0").await.expect("reads"),
+        None,
+        "nothing half done"
+    );
 }

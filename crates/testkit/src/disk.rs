@@ -43,6 +43,33 @@ impl SmallDisk {
         }
     }
 
+    /// Makes files until it has no inode for another.
+    ///
+    /// # Panics
+    /// It has more than anybody would make.
+    pub fn fill_inodes(&self) {
+        let folder = self.inode_filler();
+        fs::create_dir(&folder).expect("an entry still fits");
+        for number in 0..1_000_000_u32 {
+            if fs::File::create(folder.join(number.to_string())).is_err() {
+                return;
+            }
+        }
+        panic!("{} has no end of inodes", self.folder.display());
+    }
+
+    /// Gives the inodes back.
+    ///
+    /// # Panics
+    /// It was not filled.
+    pub fn empty_inodes(&self) {
+        fs::remove_dir_all(self.inode_filler()).expect("it was filled");
+    }
+
+    fn inode_filler(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
     /// Gives it all back.
     ///
     /// # Panics

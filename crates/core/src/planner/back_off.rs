@@ -18,6 +18,10 @@ pub const COOL_OFFS_MS: [Millis; 6] =
 /// restarted without end.
 pub const STABLE_AFTER_MS: Millis = 5 * MINUTE_MS;
 
+/// How long to wait after a start that the node itself failed, in milliseconds: it is none of the app's crashes, and
+/// each try tells the app's log three lines.
+pub const START_RETRY_MS: Millis = MINUTE_MS;
+
 /// What is remembered of a slot that crashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
@@ -39,4 +43,9 @@ pub fn after_crash(earlier: u32, up_for_ms: Option<Millis>, now: Millis) -> (u32
     let crashes = if stable { 1 } else { earlier.saturating_add(1) };
     let step = (crashes as usize - 1).min(COOL_OFFS_MS.len() - 1);
     (crashes, now + COOL_OFFS_MS[step])
+}
+
+/// The same after a start that the node failed, which is no crash of the app.
+pub fn after_failed_start(earlier: u32, now: Millis) -> (u32, Millis) {
+    (earlier, now + START_RETRY_MS)
 }

@@ -2,7 +2,7 @@
 
 use super::cycle::cycle_at;
 use super::{Action, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, NewDyno, Phase, Plan};
-use super::{Rest, RetireCause, WEB};
+use super::{Rest, RetireCause, WEB, spawn};
 use crate::Millis;
 use crate::dyno::DynoKind;
 use std::collections::BTreeSet;
@@ -74,7 +74,7 @@ impl Scope<'_> {
                 Phase::Asleep => self.create(ordinal, Some(holder), plan),
                 // It is being stopped for sleep, and wanted again: its successor does not wait for that.
                 Phase::Up if holder.draining_at.is_some() => self.create(ordinal, Some(holder), plan),
-                Phase::Created if self.is_fresh(holder) => plan.push(Action::Spawn { dyno_id: holder.id }),
+                Phase::Created if self.is_fresh(holder) => spawn(holder, self.now, plan),
                 Phase::Created => plan.push(Action::End { dyno_id: holder.id }),
                 _ if holder.stop_requested => {}
                 Phase::Starting if !self.is_fresh(holder) => self.retire(holder, RetireCause::Replaced, plan),
@@ -143,7 +143,7 @@ impl Scope<'_> {
                 Phase::Created if unwanted || !self.is_fresh(dyno) => {
                     plan.push(Action::End { dyno_id: dyno.id });
                 }
-                Phase::Created => plan.push(Action::Spawn { dyno_id: dyno.id }),
+                Phase::Created => spawn(dyno, self.now, plan),
                 Phase::Crashed | Phase::Asleep if unwanted => plan.push(Action::End { dyno_id: dyno.id }),
                 Phase::Crashed | Phase::Asleep => {}
                 _ if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),

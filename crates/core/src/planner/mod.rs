@@ -38,7 +38,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
-pub use back_off::{COOL_OFFS_MS, Crash, STABLE_AFTER_MS, after_crash};
+pub use back_off::{COOL_OFFS_MS, Crash, STABLE_AFTER_MS, START_RETRY_MS, after_crash, after_failed_start};
 pub use handover::serving_release;
 pub use sleep::{Activity, Rest, SleepPolicy};
 pub use steady::Steady;
@@ -59,6 +59,10 @@ pub const STOP_GRACE_MS: u64 = 30_000;
 pub const ATTACH_TIMEOUT_MS: Millis = 30_000;
 /// A dyno that is still there this many milliseconds after SIGTERM is killed as a whole: the grace and some.
 const STUCK_AFTER_MS: Millis = 45_000;
+
+/// How often a dyno that waits for room is tried again, in milliseconds. Room that another dyno leaves is told at once;
+/// this is for what nobody tells of, such as a disk that was full.
+pub const ROOM_RETRY_MS: Millis = 2_000;
 
 /// What should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +131,8 @@ pub struct DynoActual {
     pub size: String,
     pub command: String,
     pub phase: Phase,
+    /// The node had no room for it a moment ago.
+    pub waits_for_room: bool,
     pub rest: Rest,
     /// When the state that the API shows changed last.
     pub state_since: Millis,
@@ -261,6 +267,15 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
     formation::plan(desired, actual, idle_since.is_some(), now, &mut plan);
     sleep::plan(desired, actual, idle_since, now, &mut plan);
     plan
+}
+
+/// Starts a dyno that is written down, unless there was no room for it a moment ago.
+fn spawn(dyno: &DynoActual, now: Millis, plan: &mut Plan) {
+    if dyno.waits_for_room {
+        plan.wake(now + ROOM_RETRY_MS);
+    } else {
+        plan.push(Action::Spawn { dyno_id: dyno.id });
+    }
 }
 
 /// The steps of a dyno on its way out, and of one that did not boot in time.

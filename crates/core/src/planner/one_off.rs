@@ -1,7 +1,7 @@
 //! One-off dynos (`heroku run`, the release phase): started once, never again.
 
 use super::cycle::cycle_at;
-use super::{ATTACH_TIMEOUT_MS, Action, DynoActual, Phase, Plan, RetireCause};
+use super::{ATTACH_TIMEOUT_MS, Action, DynoActual, Phase, Plan, RetireCause, spawn};
 use crate::Millis;
 use crate::dyno::DynoKind;
 
@@ -32,7 +32,7 @@ pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Milli
                 plan.wake(until);
             }
         }
-        Phase::Created => plan.push(Action::Spawn { dyno_id }),
+        Phase::Created => spawn(dyno, now, plan),
         Phase::Starting | Phase::Up => {
             // A release's command has a time of its own.
             let cycled = cycle_after_ms.filter(|_| dyno.kind == DynoKind::Run);

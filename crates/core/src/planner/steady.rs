@@ -12,7 +12,7 @@
 //! - What began before (an earlier control process) has an age by the wall clock where that can be, and else begins
 //!   anew: nothing waits longer than its whole time from now on, and no drain and no grace is cut short.
 
-use super::back_off::COOL_OFFS_MS;
+use super::back_off::{COOL_OFFS_MS, START_RETRY_MS};
 use super::{AppActual, DRAIN_TIMEOUT_MS, STUCK_AFTER_MS};
 use crate::{DynoId, Millis};
 use std::collections::HashMap;
@@ -68,7 +68,7 @@ impl Steady {
         }
         for crash in &mut actual.crashes {
             let step = (crash.crashes.max(1) as usize - 1).min(COOL_OFFS_MS.len() - 1);
-            let longest = COOL_OFFS_MS[step];
+            let longest = COOL_OFFS_MS[step].max(START_RETRY_MS);
             let of = Of::Crash(crash.process_type.clone(), crash.ordinal);
             put(of, &mut crash.next_start_at, &|at| now + (at - wall).min(longest));
         }

@@ -236,6 +236,8 @@ enum Happening {
     ClockJump(i64),
     /// Control is killed, and another one reads the rows.
     ControlRestart,
+    /// The node has room for dynos, or none.
+    Room(bool),
     /// Cycling is switched on, or off with 0; minutes.
     Cycle(i64),
     Sleep(bool),
@@ -262,6 +264,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::DropCode),
         2 => (-240i64..240).prop_map(Happening::ClockJump),
         1 => Just(Happening::ControlRestart),
+        2 => any::<bool>().prop_map(Happening::Room),
         1 => (0i64..90).prop_map(Happening::Cycle),
         2 => prop::bool::weighted(0.8).prop_map(Happening::Sleep),
         2 => Just(Happening::Request),
@@ -301,6 +304,7 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Wait(ms) => world.now += ms,
         Happening::ClockJump(hours) => world.wall_ahead += hours * 3_600_000,
         Happening::ControlRestart => world.restart_control(),
+        Happening::Room(room) => world.set_room(room),
         Happening::Cycle(minutes) => {
             world.desired.cycle_after_ms = (minutes > 0).then_some(minutes * 60_000);
         }
@@ -344,10 +348,42 @@ proptest! {
         }
         world.desired.cycle_after_ms = None;
         world.desired.sleep = None;
+        world.set_room(true);
         world.calm();
         world.assert_converged();
         prop_assert_eq!(world.plan(), Plan::default());
     }
+}
+
+#[test]
+fn a_dyno_without_room_waits_and_is_tried_again_and_the_old_one_serves_on() {
+    let mut world = World::new(vec![wanted("web", 1)]);
+    world.calm();
+    world.set_room(false);
+    world.deploy();
+    world.settle();
+    assert_eq!(
+        phases(&world),
+        [("web.1".into(), 1, Phase::Up, true), ("web.1".into(), 2, Phase::Created, false)]
+    );
+    assert!(world.actual.dynos.iter().any(DynoActual::serves));
+    assert_eq!(world.plan(), Plan { actions: vec![], wake_at: Some(world.now + ROOM_RETRY_MS) });
+    world.set_room(true);
+    world.calm();
+    world.assert_converged();
+}
+
+#[test]
+fn a_start_that_the_node_failed_is_no_crash_and_is_tried_again_soon() {
+    assert_eq!(after_failed_start(0, 7), (0, 7 + START_RETRY_MS));
+    let mut world = World::new(vec![wanted("worker", 1)]);
+    world.settle();
+    world.exit(0);
+    let crash = &mut world.actual.crashes[0];
+    (crash.crashes, crash.next_start_at) = after_failed_start(0, world.now);
+    assert_eq!(world.plan(), Plan { actions: vec![], wake_at: Some(world.now + START_RETRY_MS) });
+    world.now += START_RETRY_MS;
+    assert!(world.settle() > 0);
 }
 
 const DAY_MS: Millis = 24 * 60 * 60_000;

@@ -14,6 +14,8 @@ pub struct World {
     pub now: Millis,
     /// How far the wall clock is ahead of it.
     pub wall_ahead: Millis,
+    /// The node has no room for another dyno.
+    full: bool,
     /// What control remembers until it is killed.
     pub steady: Steady,
     /// Since when each dyno drains, and is being stopped.
@@ -50,6 +52,7 @@ impl World {
             actual: AppActual::default(),
             now: 1_000_000,
             wall_ahead: 0,
+            full: false,
             steady: Steady::default(),
             draining_since: BTreeMap::new(),
             stopping_since: BTreeMap::new(),
@@ -100,6 +103,12 @@ impl World {
         plan(&self.desired, &actual, self.now)
     }
 
+    /// The node has room, or none any more.
+    pub fn set_room(&mut self, room: bool) {
+        self.full = !room;
+        self.actual.dynos.iter_mut().for_each(|dyno| dyno.waits_for_room &= !room);
+    }
+
     /// Plans and carries out until nothing is left to do at this time; the number of rounds with actions.
     pub fn settle(&mut self) -> usize {
         for round in 0..20 {
@@ -122,13 +131,16 @@ impl World {
     }
 
     fn apply(&mut self, action: Action) {
-        let (now, wall) = (self.now, self.wall());
+        let (now, wall, full) = (self.now, self.wall(), self.full);
         match action {
             Action::Create(new) => self.create(new),
             Action::Spawn { dyno_id } => {
                 let dyno = self.find(dyno_id);
                 assert_eq!(dyno.phase, Phase::Created, "started twice");
-                dyno.phase = Phase::Starting;
+                dyno.waits_for_room = full;
+                if !full {
+                    dyno.phase = Phase::Starting;
+                }
             }
             Action::Retire { dyno_id, cause } => {
                 let (healthy_before, wanted) = (self.healthy_web(), self.wanted_web());
@@ -261,6 +273,7 @@ impl World {
             size: new.size,
             command: new.command,
             phase: Phase::Created,
+            waits_for_room: false,
             rest: Rest::Awake,
             state_since: self.wall(),
             attached: false,

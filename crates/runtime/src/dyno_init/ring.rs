@@ -35,6 +35,12 @@ pub struct Ring {
     acknowledged: u64,
     reader: Reader,
     dropped: u64,
+    /// Lines that found no room on the disk, and the first line that came after them: once that is acknowledged, so is
+    /// their number, which was told before it.
+    unwritten: u64,
+    after_unwritten: u64,
+    /// No line will be appended any more.
+    finished: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +85,9 @@ impl Ring {
             acknowledged: 0,
             reader: Reader { half: 0, offset: 0, next_sequence: 1 },
             dropped: 0,
+            unwritten: 0,
+            after_unwritten: 0,
+            finished: false,
         })
     }
 
@@ -97,6 +106,8 @@ impl Ring {
         }
         if self.file.write_all_at(&record, self.position(self.current, self.offset)).is_err() {
             self.dropped += 1;
+            self.unwritten += 1;
+            self.after_unwritten = self.next_sequence;
             return;
         }
         if self.first[self.current] == 0 {
@@ -104,6 +115,18 @@ impl Ring {
         }
         self.offset += (record.len() - LENGTH_BYTES) as u64;
         self.next_sequence += 1;
+    }
+
+    /// The dyno has ended: what was not told yet is told now.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether the number of lines that are lost is to be told now. While the disk is full it rises with each line, and
+    /// is told once there is room again.
+    fn tells_dropped(&self) -> bool {
+        let disk_is_full = self.unwritten > 0 && self.after_unwritten == self.next_sequence;
+        self.dropped > 0 && (!disk_is_full || self.finished)
     }
 
     fn switch(&mut self) {
@@ -126,6 +149,9 @@ impl Ring {
     pub fn acknowledge(&mut self, sequence: u64) {
         if sequence > self.acknowledged && sequence < self.next_sequence {
             self.acknowledged = sequence;
+            if sequence >= self.after_unwritten {
+                self.unwritten = 0;
+            }
             // A later acknowledgement, or a line sent twice, makes up for a failure here.
             let _ = self.file.write_all_at(&sequence.to_le_bytes(), 8);
         }
@@ -136,7 +162,7 @@ impl Ring {
         let other = 1 - self.current;
         let oldest = if self.first[other] != 0 { other } else { self.current };
         let start = if self.first[oldest] == 0 { self.next_sequence } else { self.first[oldest] };
-        self.dropped = start.saturating_sub(self.acknowledged + 1);
+        self.dropped = start.saturating_sub(self.acknowledged + 1) + self.unwritten;
         self.reader = Reader { half: oldest, offset: 0, next_sequence: start };
         while self.reader.next_sequence <= self.acknowledged {
             let Some(length) = self.record_length() else { return };
@@ -169,7 +195,7 @@ impl Ring {
 
     /// What comes next, about `limit_bytes` of it.
     pub fn read(&mut self, limit_bytes: usize) -> Read {
-        if self.dropped > 0 {
+        if self.tells_dropped() {
             return Read::Dropped(std::mem::take(&mut self.dropped));
         }
         let mut records = Vec::new();
@@ -190,7 +216,7 @@ impl Ring {
 
     /// Whether the reader has everything.
     pub fn is_read(&self) -> bool {
-        self.dropped == 0 && self.reader.next_sequence == self.next_sequence
+        !self.tells_dropped() && self.reader.next_sequence == self.next_sequence
     }
 }
 
@@ -296,6 +322,34 @@ mod tests {
                 assert!(ring.is_read());
             }
         }
+    }
+
+    #[test]
+    fn lines_without_room_on_the_disk_are_counted_until_that_is_acknowledged() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("ring");
+        let mut ring = Ring::create_sized(&path, 1000).expect("creates");
+        ring.append(0, 1, b"line 1");
+        let writable = std::mem::replace(&mut ring.file, File::open(&path).expect("opens"));
+        ring.append(0, 1, b"lost");
+        ring.append(0, 1, b"lost");
+        assert_eq!(sequences(&mut ring), (0, vec![1]), "more may follow");
+        assert!(ring.is_read());
+        ring.file = writable;
+        ring.append(0, 1, b"line 2");
+        assert!(!ring.is_read());
+        assert_eq!(sequences(&mut ring), (2, vec![2]));
+        ring.acknowledge(1);
+        ring.rewind();
+        assert_eq!(sequences(&mut ring), (2, vec![2]), "whoever was told may have died of it");
+        ring.acknowledge(2);
+        ring.rewind();
+        assert_eq!(sequences(&mut ring), (0, vec![]));
+        ring.file = File::open(&path).expect("opens");
+        ring.append(0, 1, b"lost");
+        ring.finish();
+        assert_eq!(sequences(&mut ring), (1, vec![]), "nothing follows");
+        assert!(ring.is_read());
     }
 
     #[test]

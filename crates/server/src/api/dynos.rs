@@ -19,6 +19,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ferroku_api::dyno::Dyno;
 use ferroku_core::app::App;
+use ferroku_core::config_var::MAX_CONFIG_BYTES;
 use ferroku_core::dyno::{Dyno as Stored, DynoKind, DynoState};
 use ferroku_core::event::Actor;
 use ferroku_runtime::Command;
@@ -83,7 +84,7 @@ async fn list(
     range: ListRange,
 ) -> Result<Response, ApiError> {
     let shown = shown(&node, &app).await?;
-    let shown = shown.iter().map(|stored| Dyno::new(stored, &app, None)).collect();
+    let shown = shown.iter().map(|stored| present(&node, stored, &app)).collect();
     Ok(range.answer(shown, &SORT_FIELDS))
 }
 
@@ -94,7 +95,16 @@ async fn show(
 ) -> Result<Json<Dyno>, ApiError> {
     let shown = shown(&node, &app).await?;
     let stored = find(&shown, &name).ok_or_else(|| ApiError::not_found("dyno"))?;
-    Ok(Json(Dyno::new(stored, &app, None)))
+    Ok(Json(present(&node, stored, &app)))
+}
+
+/// The dyno as the API shows it. One that there is no room for says so as its state, which is what `heroku ps` shows.
+fn present(node: &Node, stored: &Stored, app: &App) -> Dyno {
+    let mut dyno = Dyno::new(stored, app, None);
+    if let Some(shortage) = node.dynos.shortage(stored.id) {
+        dyno.state = format!("waiting for {}", shortage.waits_for());
+    }
+    dyno
 }
 
 async fn create(
@@ -108,7 +118,7 @@ async fn create(
     let stored = node.dynos.run_one_off(&app, request, &user.actor).await.map_err(|error| match error {
         RunError::NoCode => ApiError::conflict(error.to_string()),
         RunError::TooMany | RunError::Size(_) => ApiError::invalid_params(error.to_string()),
-        RunError::Failed(cause) => ApiError::internal(cause),
+        RunError::Failed(cause) => cause.into(),
     })?;
     node.events.poke();
     let attach_url = attach.then(|| {
@@ -272,8 +282,8 @@ fn find<'a>(shown: &'a [Stored], name: &str) -> Option<&'a Stored> {
 
 /// Whether anything is or may be of this type.
 async fn known_type(node: &Node, app: &App, name: &str) -> Result<(), ApiError> {
-    let in_formation =
-        formations::list(&node.store, app.id).await?.iter().any(|one| one.process_type == name);
+    let formation = formations::list(&node.store, app.id).await?;
+    let in_formation = formation.iter().any(|one| one.process_type == name);
     let one_off = |stored: &Stored| stored.kind != DynoKind::Formation && stored.process_type == name;
     if in_formation || shown(node, app).await?.iter().any(one_off) {
         return Ok(());
@@ -281,7 +291,7 @@ async fn known_type(node: &Node, app: &App, name: &str) -> Result<(), ApiError> 
     if name.contains('.') {
         return Err(ApiError::not_found("dyno"));
     }
-    Err(no_process_type(name))
+    Err(no_process_type(name, &formation))
 }
 
 fn read(create: Create) -> Result<RunRequest, ApiError> {
@@ -324,7 +334,7 @@ fn read(create: Create) -> Result<RunRequest, ApiError> {
 
 /// Variables may be texts, numbers (`COLUMNS`) or flags.
 fn environment(given: Map<String, Value>) -> Result<BTreeMap<String, String>, ApiError> {
-    let mut variables = BTreeMap::new();
+    let (mut variables, mut size_bytes) = (BTreeMap::new(), 0);
     for (name, value) in given {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(ApiError::invalid_params(format!(
@@ -346,7 +356,14 @@ fn environment(given: Map<String, Value>) -> Result<BTreeMap<String, String>, Ap
                 "Invalid value for env.{name}: it has a zero byte."
             )));
         }
+        size_bytes += name.len() + text.len();
         variables.insert(name, text);
+    }
+    if size_bytes > MAX_CONFIG_BYTES {
+        return Err(ApiError::invalid_params(format!(
+            "Invalid value for env: it is {size_bytes} bytes long in all; the limit is {MAX_CONFIG_BYTES} bytes (64 KB), as for \
+             config vars."
+        )));
     }
     Ok(variables)
 }

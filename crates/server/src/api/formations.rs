@@ -6,6 +6,7 @@ use crate::api::body::Body;
 use crate::api::range::{ListRange, SortField, SortKey};
 use crate::auth::{OperateApp, ViewApp};
 use crate::crash_point;
+use crate::dynos::Allotment;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use axum::extract::{Path, State};
@@ -18,7 +19,7 @@ use ferroku_core::dyno_size;
 use ferroku_core::event::Actor;
 use ferroku_core::formation::{Formation as Stored, QuantityChange};
 use ferroku_core::release::RELEASE;
-use ferroku_store::{Connection, Store, events, formations};
+use ferroku_store::{Connection, events, formations};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -147,7 +148,7 @@ fn read(update: Update, name: Option<String>) -> Result<Change, ApiError> {
 /// Applies all changes or none.
 async fn apply(node: &Node, app: &App, changes: &[Change], actor: &Actor) -> Result<Vec<Stored>, ApiError> {
     crash_point::hit("formation.before_update");
-    let changed = write(&node.store, app, changes, actor).await??;
+    let changed = write(node, app, changes, actor).await??;
     crash_point::hit("formation.updated");
     node.events.poke();
     node.dynos.poke(app.id);
@@ -155,18 +156,22 @@ async fn apply(node: &Node, app: &App, changes: &[Change], actor: &Actor) -> Res
 }
 
 async fn write(
-    store: &Store,
+    node: &Node,
     app: &App,
     changes: &[Change],
     actor: &Actor,
 ) -> ferroku_store::Result<Result<Vec<Stored>, ApiError>> {
     let now = now_ms();
-    ferroku_store::write!(store, tx => {
+    ferroku_store::write!(&node.store, tx => {
         let before = formations::list_in(&mut tx, app.id).await?;
         let planned = match plan(&before, changes) {
             Ok(planned) => planned,
             Err(error) => return Ok(Err(error)),
         };
+        let wanted = formations::quantities_by_size(&mut tx).await?;
+        if let Err(error) = check_room(node.dynos.allotment(), &wanted, &before, &planned) {
+            return Ok(Err(error));
+        }
         for (name, quantity, size) in &planned {
             formations::update(&mut tx, app.id, name, *quantity, size.name, now).await?;
         }
@@ -205,6 +210,36 @@ fn plan(before: &[Stored], changes: &[Change]) -> Result<Vec<Planned>, ApiError>
     Ok(planned)
 }
 
+/// Refuses what would promise more memory than the admin allots, all apps together; to want less is always allowed.
+fn check_room(
+    allotment: Option<Allotment>,
+    wanted: &[(String, u64)],
+    before: &[Stored],
+    planned: &[Planned],
+) -> Result<(), ApiError> {
+    const MIB: u64 = 1024 * 1024;
+    let Some(Allotment { allotted_bytes, beside_bytes }) = allotment else { return Ok(()) };
+    let bytes =
+        |size: &str, quantity: u64| dyno_size::find(size).map_or(0, |size| size.memory_bytes * quantity);
+    let all: u64 = wanted.iter().map(|(size, quantity)| bytes(size, *quantity)).sum();
+    let changed = |one: &&Stored| planned.iter().any(|(name, _, _)| *name == one.process_type);
+    let old: u64 = before.iter().filter(changed).map(|one| bytes(&one.size, u64::from(one.quantity))).sum();
+    let new: u64 = planned.iter().map(|(_, quantity, size)| bytes(size.name, u64::from(*quantity))).sum();
+    let after = all.saturating_sub(old) + new + beside_bytes;
+    if new <= old || after <= allotted_bytes {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        planned.iter().map(|(name, quantity, _)| format!("{name} to {quantity}")).collect();
+    Err(ApiError::invalid_params(format!(
+        "Cannot scale {}: the dynos and builds of this node would take {} MB of memory, and {} MB are allotted to them. \
+         Scale something down, or ask the node's admin (--memory-overcommit).",
+        names.join(", "),
+        after / MIB,
+        allotted_bytes / MIB
+    )))
+}
+
 /// `Scaled to web@2:Basic worker@1:Basic`
 async fn announce(
     tx: &mut Connection,
@@ -230,12 +265,21 @@ async fn announce(
 fn find<'a>(all: &'a [Stored], name_or_id: &str) -> Result<&'a Stored, ApiError> {
     all.iter()
         .find(|one| one.process_type == name_or_id || one.id.to_string() == name_or_id)
-        .ok_or_else(|| no_process_type(name_or_id))
+        .ok_or_else(|| no_process_type(name_or_id, all))
 }
 
-/// 404 in Heroku's words.
-pub(super) fn no_process_type(name: &str) -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("Couldn't find that process type ({name})."))
+/// 404 in Heroku's words, with the types that there are.
+pub(super) fn no_process_type(name: &str, all: &[Stored]) -> ApiError {
+    let known: Vec<&str> = all.iter().map(|one| one.process_type.as_str()).collect();
+    let known = match known.as_slice() {
+        [] => "This app has none yet: they come with the first deploy.".to_owned(),
+        known => format!("This app has: {}.", known.join(", ")),
+    };
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("Couldn't find that process type ({name}). {known}"),
+    )
 }
 
 fn refused(error: ferroku_core::formation::FormationError) -> ApiError {

@@ -98,6 +98,7 @@ impl Attempt<'_> {
         let data = self.service.0.data.clone();
         let dyno = BuildDyno {
             driver: self.service.parts().driver.clone(),
+            dynos: self.service.parts().dynos.clone(),
             dyno_id: DynoId(Uuid::new_v4()),
             data: data.clone(),
         };

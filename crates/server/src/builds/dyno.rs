@@ -7,6 +7,7 @@ use super::error::BuildError;
 use super::output::Output;
 use super::workspace::COMPILER;
 use crate::crash_point;
+use crate::dynos::DynoManager;
 use crate::git::disk_is_full;
 use ferroku_core::DynoId;
 use ferroku_core::app::App;
@@ -31,6 +32,7 @@ const DISK_CHECK: Duration = Duration::from_millis(100);
 /// The dyno of one build.
 pub struct BuildDyno {
     pub driver: Arc<SandboxDriver>,
+    pub dynos: DynoManager,
     pub dyno_id: DynoId,
     pub data: PathBuf,
 }
@@ -39,7 +41,7 @@ impl BuildDyno {
     /// Runs the compiler to its end; gives its exit status.
     ///
     /// # Errors
-    /// The dyno cannot be started, is lost, is out of memory, or fills the disk.
+    /// The node has no room for it; the dyno cannot be started, is lost, is out of memory, or fills the disk.
     pub async fn compile(
         &self,
         app: &App,
@@ -47,6 +49,7 @@ impl BuildDyno {
         environment: Environment,
         output: &Output,
     ) -> Result<i32, BuildError> {
+        let _claimed = self.dynos.claim_build(app.id, self.dyno_id, MEMORY_BYTES)?;
         let short: String = self.dyno_id.to_string().chars().take(4).collect();
         let name = format!("build.{short}");
         let spec = DynoSpec {

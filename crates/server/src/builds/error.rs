@@ -4,6 +4,7 @@ use super::seal::SealError;
 use super::text;
 use crate::git::push::ArchiveError;
 use ferroku_core::protocol::build::BuildOutcome;
+use ferroku_core::room::Shortage;
 use ferroku_runtime::RuntimeError;
 use ferroku_store::StoreError;
 use std::io;
@@ -28,6 +29,8 @@ pub enum BuildError {
     TooLarge(u64),
     #[error("the node's disk is full")]
     DiskFull,
+    #[error("the node has no room for a build: {0}")]
+    NoRoom(Shortage),
     #[error("{0}")]
     Settings(String),
     #[error(transparent)]
@@ -48,7 +51,17 @@ impl From<StoreError> for BuildError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(why) => Self::Refused(why),
+            error if error.is_disk_full() => Self::DiskFull,
             error => Self::Store(error),
+        }
+    }
+}
+
+impl From<Shortage> for BuildError {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Disk => Self::DiskFull,
+            shortage @ Shortage::Memory { .. } => Self::NoRoom(shortage),
         }
     }
 }
@@ -73,6 +86,9 @@ impl BuildError {
             Self::DiskFull => say(
                 "The node's disk is full. Nothing was changed; free some space on the node and push again.",
             ),
+            Self::NoRoom(shortage) => say(&format!(
+                "The node has no room for a build: {shortage}. Nothing was changed; push again when less runs.",
+            )),
             Self::Archive(error) => match error {
                 ArchiveError::Io(source) if is_disk_full(source) => Self::DiskFull.text(),
                 error => say(&format!("The source cannot be read: {error}.")),

@@ -16,7 +16,7 @@
 //! Invariants:
 //! - Until the release is written, a push that is cut off (client gone, time up, control killed) leaves only folders,
 //!   which are removed; after it, the release stands.
-//! - The node's disk is never filled by a build: below [`crate::git::DISK_RESERVE_BYTES`] it is stopped.
+//! - The node's disk is never filled by a build: below [`crate::git::DISK_RESERVE`] it is stopped.
 
 pub mod collect;
 pub mod deploy;
@@ -30,6 +30,7 @@ mod spares;
 pub mod text;
 pub mod workspace;
 
+use crate::dynos::DynoManager;
 use crate::git::GitService;
 use crate::git::push::{Follower, Hook, PushSession, serve_hooks};
 use crate::node::Node;
@@ -61,6 +62,8 @@ struct Parts {
     store: Store,
     logplex: Logplex,
     driver: Arc<SandboxDriver>,
+    /// Knows what room there is for a build.
+    dynos: DynoManager,
     /// The address of the app with this name.
     web_url: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Told when an app has a new release, and when there are new events.
@@ -132,6 +135,7 @@ impl Builds {
             store: node.store.clone(),
             logplex: node.logplex.clone(),
             driver: node.driver().clone(),
+            dynos: node.dynos.clone(),
             web_url: Arc::new(move |name| config.web_url(name)),
             changed: Arc::new(changed),
             hook,

@@ -2,11 +2,13 @@
 
 use super::app_loop::{AppLoop, Live, Message, Snapshot};
 use super::memory::HARD_LIMIT_FACTOR;
+use super::room::claim_of;
 use super::{Result, environment, log_text, now_ms};
 use crate::crash_point;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS, pick};
 use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};
+use ferroku_core::room::Shortage;
 use ferroku_core::slug::Slug;
 use ferroku_core::{DynoId, Millis, dyno_size};
 use ferroku_runtime::{
@@ -34,7 +36,7 @@ impl AppLoop {
             Action::Create(new) => self.create(snapshot, &new).await,
             Action::Spawn { dyno_id } => {
                 if let Some(row) = row(dyno_id) {
-                    self.spawn(&snapshot.app, row);
+                    self.spawn_with_room(&snapshot.app, row);
                 }
                 Ok(())
             }
@@ -120,12 +122,27 @@ impl AppLoop {
         Ok(())
     }
 
-    /// Asks the driver for the dyno, in the background; the answer comes as a message.
-    pub fn spawn(&mut self, app: &App, row: &Dyno) {
-        let live = self.live.entry(row.id).or_default();
-        if live.spawning || live.control.is_some() {
-            return;
+    /// Starts the dyno, or says once what it waits for.
+    fn spawn_with_room(&mut self, app: &App, row: &Dyno) {
+        let known = self.shared.room.shortage(row.id).map(Shortage::waits_for);
+        if let Err(shortage) = self.spawn(app, row)
+            && known != Some(shortage.waits_for())
+        {
+            self.log(row, log_text::waiting(shortage));
         }
+    }
+
+    /// Takes room and asks the driver for the dyno, in the background; the answer comes as a message.
+    ///
+    /// # Errors
+    /// The node has no room for it.
+    pub fn spawn(&mut self, app: &App, row: &Dyno) -> Result<(), Shortage> {
+        if self.live.get(&row.id).is_some_and(|live| live.spawning || live.control.is_some()) {
+            return Ok(());
+        }
+        let claimed = self.shared.room.claim(row.app_id, row.id, claim_of(row))?;
+        let live = self.live.entry(row.id).or_default();
+        live.claimed = Some(claimed);
         live.spawning = true;
         let (shared, app, row) = (self.shared.clone(), app.clone(), row.clone());
         let inbox = self.sender.clone();
@@ -137,6 +154,7 @@ impl AppLoop {
                 shared.remove_later(row.id);
             }
         });
+        Ok(())
     }
 
     async fn retire(&mut self, row: &Dyno, cause: RetireCause) -> Result<()> {
@@ -166,7 +184,11 @@ impl AppLoop {
     }
 
     async fn stop(&mut self, row: &Dyno, grace_ms: u64) -> Result<()> {
-        write_stopping(&self.shared.parts.store, row.id, now_ms()).await?;
+        let written = write_stopping(&self.shared.parts.store, row.id, now_ms()).await;
+        // At the node's end a dyno is stopped whether or not that can be written down.
+        if self.closing.is_none() {
+            written?;
+        }
         crash_point::hit("dyno.stopping");
         self.log(row, log_text::STOPPING_ALL);
         let live = self.live.entry(row.id).or_default();
@@ -203,10 +225,11 @@ impl AppLoop {
     }
 
     /// Closes the row of a dyno that has no process.
-    async fn end(&mut self, row: &Dyno) -> Result<()> {
+    pub async fn end(&mut self, row: &Dyno) -> Result<()> {
         let state = if row.kind == DynoKind::Formation { DynoState::Down } else { DynoState::Complete };
         write_ended_without_process(&self.shared.parts.store, row.id, state, now_ms()).await?;
         self.live.remove(&row.id);
+        self.shared.room.forget(row.id);
         if row.state == DynoState::Crashed {
             self.log(row, log_text::state_changed(DynoState::Crashed, DynoState::Down));
         }
@@ -243,6 +266,7 @@ impl AppLoop {
                 tracing::error!(%dyno_id, error = &error as &dyn std::error::Error, "cannot remove a dyno's traces");
             }
         }
+        self.shared.room.forget_app(self.app_id);
         self.shared.routes.set(self.app_id, None);
     }
 }

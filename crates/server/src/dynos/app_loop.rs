@@ -3,7 +3,9 @@
 use super::attach::Client;
 use super::certificates::Certificates;
 use super::sleep::{self, LiveSleep};
-use super::{DynoSettings, DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes, steady_ms};
+use super::{
+    Adopted, Claimed, DynoSettings, DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes, steady_ms,
+};
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::app::App;
@@ -31,8 +33,13 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(60);
 /// After an error, how long until the next try.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-/// How often an event is tried to be recorded: for a minute, which outlasts a restart of the database.
+/// How often an event that the database refuses is tried to be recorded. While the database is away or its disk full,
+/// it is tried without end: nobody would tell it again.
 const EVENT_TRIES: usize = 60;
+/// The same at the node's end, which must not wait for a disk that is full.
+const EVENT_TRIES_AT_THE_END: usize = 3;
+/// Of so many tries that fail, one is told.
+const COMPLAIN_EVERY: usize = 30;
 /// Rounds of planning in one go; more would mean that planner and rows disagree.
 const MAX_ROUNDS: usize = 20;
 
@@ -97,6 +104,8 @@ pub(super) struct Live {
     pub probe: Option<String>,
     pub killed: bool,
     pub client: Option<Client>,
+    /// Its share of the node's room.
+    pub claimed: Option<Claimed>,
     pub sleep: LiveSleep,
 }
 
@@ -151,7 +160,7 @@ impl AppLoop {
     }
 
     /// Runs until the app is destroyed or the node ends.
-    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, handles: Vec<DynoHandle>) {
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, handles: Vec<Adopted>) {
         if let Err(error) = self.adopt(handles).await {
             self.complain(&error, "cannot match running dynos with their rows");
         }
@@ -246,14 +255,23 @@ impl AppLoop {
 
     /// Events come once: one that cannot be recorded (database away, disk full) is tried again before the next.
     pub async fn on_event_surely(&mut self, dyno_id: DynoId, event: DynoEvent) -> Result<()> {
-        for _ in 0..EVENT_TRIES {
-            match self.on_event(dyno_id, event.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => self.complain(&error, "cannot record what a dyno reports; trying again"),
+        for tries in 1.. {
+            let Err(error) = self.on_event(dyno_id, event.clone()).await else { return Ok(()) };
+            let closing = self.shared.lock().closing;
+            let most = if closing { EVENT_TRIES_AT_THE_END } else { EVENT_TRIES };
+            if tries >= most && (closing || !error.may_pass()) {
+                if closing {
+                    // The next start finds how it ended on the disk, or ends its row.
+                    self.live.remove(&dyno_id);
+                }
+                return Err(error);
+            }
+            if tries % COMPLAIN_EVERY == 1 {
+                self.complain(&error, "cannot record what a dyno reports; trying again");
             }
             tokio::time::sleep(RETRY).await;
         }
-        self.on_event(dyno_id, event).await
+        Ok(())
     }
 
     pub fn complain(&self, error: &DynosError, what: &'static str) {
@@ -262,8 +280,8 @@ impl AppLoop {
     }
 
     /// Matches dynos found again with rows, and ends the rows of those that are lost.
-    async fn adopt(&mut self, handles: Vec<DynoHandle>) -> Result<()> {
-        for handle in handles {
+    async fn adopt(&mut self, handles: Vec<Adopted>) -> Result<()> {
+        for (handle, claimed) in handles {
             let dyno_id = handle.dyno_id;
             let Some(row) = self.living_surely(dyno_id).await else {
                 self.shared.remove_later(dyno_id);
@@ -277,7 +295,8 @@ impl AppLoop {
                 let _ = control.stop(planner::STOP_GRACE_MS).await;
             }
             let sleep = LiveSleep::of(handle.wake_socket.clone());
-            self.live.insert(dyno_id, Live { control: Some(control), sleep, ..Live::default() });
+            let live = Live { control: Some(control), sleep, claimed: Some(claimed), ..Live::default() };
+            self.live.insert(dyno_id, live);
             if row.attached {
                 // Its client was connected to the process before this one.
                 let _ = self.sender.send(Message::Hangup { dyno_id, step: 0 });
@@ -390,6 +409,7 @@ impl AppLoop {
             size: row.size.clone(),
             command: row.command.clone(),
             phase,
+            waits_for_room: phase == Phase::Created && self.shared.room.waits(row.id),
             rest: self.rest(row),
             state_since: row.updated_at,
             attached: row.attached,

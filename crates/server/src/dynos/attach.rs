@@ -56,7 +56,11 @@ impl AppLoop {
         let (output, from_dyno) = mpsc::channel(CHUNKS);
         let client = Client { input, output, terminal: options.terminal };
         self.live.insert(dyno_id, Live::for_client(client));
-        self.spawn(&app, &row);
+        if let Err(shortage) = self.spawn(&app, &row) {
+            self.log(&row, log_text::waiting(shortage));
+            self.end(&row).await?;
+            return Err(DynosError::NoRoom(shortage));
+        }
         Ok(AttachedStreams { input: to_dyno, output: from_dyno })
     }
 

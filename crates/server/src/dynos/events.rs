@@ -201,7 +201,7 @@ impl AppLoop {
             DynoKind::Formation => DynoState::Crashed,
         };
         let crash = match state {
-            DynoState::Crashed => Some(self.count_crash(row, now).await?),
+            DynoState::Crashed => Some(self.count_crash(row, &end, now).await?),
             _ => None,
         };
         let status = match end {
@@ -254,7 +254,7 @@ impl AppLoop {
     }
 
     /// How often the slot has crashed now, and when it may start again.
-    async fn count_crash(&self, row: &Dyno, now: Millis) -> Result<Crash> {
+    async fn count_crash(&self, row: &Dyno, end: &End, now: Millis) -> Result<Crash> {
         let known = dyno_crashes::list(&self.shared.parts.store, self.app_id).await?;
         let earlier = known
             .iter()
@@ -266,7 +266,10 @@ impl AppLoop {
             })
             .map_or(0, |crash| crash.crashes);
         let up_for_ms = (row.state == DynoState::Up).then(|| now - row.updated_at);
-        let (crashes, next_start_at) = planner::after_crash(earlier, up_for_ms, now);
+        let (crashes, next_start_at) = match end {
+            End::NotStarted { .. } => planner::after_failed_start(earlier, now),
+            End::Exited { .. } | End::Lost => planner::after_crash(earlier, up_for_ms, now),
+        };
         Ok(Crash {
             process_type: row.process_type.clone(),
             ordinal: row.ordinal,

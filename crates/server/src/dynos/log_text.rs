@@ -6,6 +6,7 @@
 //! Source: heroku-behaviour reference, sections 6.3 and 6.7.
 
 use ferroku_core::dyno::DynoState;
+use ferroku_core::room::Shortage;
 
 pub const RESTARTING: &str = "Restarting";
 pub const CYCLING: &str = "Cycling";
@@ -71,6 +72,11 @@ pub fn health_check_timeout(timeout_ms: u64, detail: &str) -> String {
 /// Something listens where the router does not get to.
 pub fn loopback_only(port: u16) -> String {
     format!("Web process listens on 127.0.0.1:{port} only, where no request can reach it: bind to 0.0.0.0")
+}
+
+/// The node has no room for it.
+pub fn waiting(shortage: Shortage) -> String {
+    format!("Waiting for {}, to be started when there is room: {shortage}", shortage.waits_for())
 }
 
 /// The dyno could not be started at all.

@@ -24,6 +24,7 @@ mod log_text;
 mod memory;
 mod one_off;
 mod pump;
+mod room;
 mod router_feed;
 mod routes;
 mod sleep;
@@ -32,6 +33,7 @@ pub use actions::terminal_size;
 pub use environment::substitute;
 pub use inside::{InsideError, InsideRequest, check_up};
 pub use one_off::{RunError, RunRequest};
+pub use room::{Allotment, Claimed, machine_memory_bytes};
 pub use sleep::SleepSettings;
 
 use crate::crash_point;
@@ -39,10 +41,12 @@ use crate::events::EventFeed;
 use crate::rendezvous::AttachedStreams;
 use crate::router_link::RouterLink;
 use app_loop::{AppLoop, Message};
+use ferroku_core::room::{Claim, Shortage};
 use ferroku_core::{AppId, DynoId, Millis};
 use ferroku_logplex::{LogLine, Logplex};
 use ferroku_runtime::{Driver, DynoHandle, RuntimeError, SandboxDriver};
 use ferroku_store::{Store, StoreError, dynos};
+use room::Room;
 use routes::Routes;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -75,6 +79,8 @@ pub struct Parts {
     /// Told when a release command has ended.
     pub events: Arc<EventFeed>,
     pub settings: DynoSettings,
+    /// The data folder.
+    pub data: PathBuf,
 }
 
 /// What the node's admin chose for all dynos.
@@ -82,6 +88,8 @@ pub struct Parts {
 pub struct DynoSettings {
     /// How long a dyno lives until it is cycled; `None`: as long as it can.
     pub cycle_after: Option<Duration>,
+    /// How many bytes of memory dynos and builds may be promised by their sizes; `None`: any number.
+    pub memory_bytes: Option<u64>,
     /// What makes the containers in place of libcontainer.
     pub oci_runtime: Option<PathBuf>,
     pub sleep: SleepSettings,
@@ -100,6 +108,15 @@ pub enum DynosError {
     Inside(String),
     #[error("the dynos are being stopped")]
     Closing,
+    #[error("there is no room for the dyno: {0}")]
+    NoRoom(Shortage),
+}
+
+impl DynosError {
+    /// Whether the same may succeed later, with nothing changed but the database and its disk.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_disk_full() || error.is_unavailable())
+    }
 }
 
 type Result<T, E = DynosError> = std::result::Result<T, E>;
@@ -111,6 +128,7 @@ pub struct DynoManager(Option<Arc<Shared>>);
 struct Shared {
     parts: Parts,
     routes: Routes,
+    room: Arc<Room>,
     apps: Mutex<Loops>,
     requests: sleep::Requests,
     /// Removals of the traces of ended dynos and of destroyed apps' dynos: the node's end waits for them.
@@ -126,8 +144,10 @@ struct Loops {
 impl DynoManager {
     /// A manager that does nothing until [`DynoManager::start`].
     pub fn new(parts: Parts) -> Self {
+        let room = Arc::new(Room::new(parts.data.clone(), parts.settings.memory_bytes));
         Self(Some(Arc::new(Shared {
             parts,
+            room,
             routes: Routes::new(),
             apps: Mutex::default(),
             requests: sleep::Requests::new(),
@@ -143,12 +163,15 @@ impl DynoManager {
     pub async fn start(&self) -> Result<()> {
         let Some(shared) = &self.0 else { return Ok(()) };
         let store = &shared.parts.store;
-        let mut handles: BTreeMap<AppId, Vec<DynoHandle>> = BTreeMap::new();
+        let mut handles: BTreeMap<AppId, Vec<Adopted>> = BTreeMap::new();
         for handle in shared.parts.driver.adopt().await? {
             crash_point::hit("dyno.adopted");
             let row = dynos::find(store, handle.dyno_id).await?;
             match row {
-                Some(row) if row.ended_at.is_none() => handles.entry(row.app_id).or_default().push(handle),
+                // All claims are made before any loop starts another dyno.
+                Some(row) if row.ended_at.is_none() => {
+                    handles.entry(row.app_id).or_default().push((handle, shared.room.keep(&row)));
+                }
                 // Its row has ended, or its app is gone, or it was no app's: a build whose push is gone.
                 _ => shared.remove_later(handle.dyno_id),
             }
@@ -165,8 +188,36 @@ impl DynoManager {
         }
         tokio::spawn(sweep(shared.clone()));
         tokio::spawn(memory::watch(shared.clone()));
+        tokio::spawn(wake_waiting(shared.clone()));
         tokio::spawn(sleep::watch_memory(shared.clone()));
         Ok(())
+    }
+
+    /// Why a dyno that is written down is not started, if there is no room for it.
+    pub fn shortage(&self, dyno_id: DynoId) -> Option<Shortage> {
+        self.0.as_ref().and_then(|shared| shared.room.shortage(dyno_id))
+    }
+
+    /// What memory may be promised; `None` where nothing is ever run.
+    pub fn allotment(&self) -> Option<Allotment> {
+        self.0.as_ref().map(|shared| shared.room.allotment())
+    }
+
+    /// Takes room for a build, for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn claim_build(
+        &self,
+        app_id: AppId,
+        dyno_id: DynoId,
+        memory_bytes: u64,
+    ) -> Result<Option<Claimed>, Shortage> {
+        let Some(shared) = &self.0 else { return Ok(None) };
+        let claim = Claim { slot: None, memory_bytes };
+        // Nobody tries it again but who pushes again.
+        let claimed = shared.room.claim(app_id, dyno_id, claim).inspect_err(|_| shared.room.forget(dyno_id));
+        claimed.map(Some)
     }
 
     /// Says that something about the app changed that its dynos or its route depend on.
@@ -274,7 +325,7 @@ impl Shared {
     }
 
     /// Opens the app's loop if it is not open, with dynos found again.
-    fn open(self: &Arc<Self>, app_id: AppId, handles: Vec<DynoHandle>) {
+    fn open(self: &Arc<Self>, app_id: AppId, handles: Vec<Adopted>) {
         let mut loops = self.lock();
         if loops.closing || loops.senders.contains_key(&app_id) {
             return;
@@ -311,6 +362,19 @@ impl Shared {
     /// A line `heroku[web.1]: ...`.
     fn log(&self, app_id: AppId, process: &str, message: impl Into<Vec<u8>>) {
         self.parts.logplex.append(app_id, LogLine::new(now_us(), "heroku", process, message));
+    }
+}
+
+/// A dyno that was found again, and its claim.
+type Adopted = (DynoHandle, Claimed);
+
+/// Has dynos that wait for room tried again when some is left.
+async fn wake_waiting(shared: Arc<Shared>) {
+    loop {
+        shared.room.freed.notified().await;
+        for app_id in shared.room.waiting_apps() {
+            shared.send(app_id, Message::Look);
+        }
     }
 }
 

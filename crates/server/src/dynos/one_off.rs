@@ -11,6 +11,7 @@ use ferroku_core::dyno_size::{self, DEFAULT_DYNO_SIZE, DynoSize};
 use ferroku_core::event::Actor;
 use ferroku_core::formation::Formation;
 use ferroku_core::release::Release;
+use ferroku_core::room::Claim;
 use ferroku_core::{DynoId, Millis};
 use ferroku_store::dynos::{NewDynoRow, OneOffOptions};
 use ferroku_store::{Store, StoreError, dynos, events, formations, releases};
@@ -75,6 +76,10 @@ impl DynoManager {
             return Err(RunError::TooMany);
         }
         let size = size(&request, &formation)?;
+        shared
+            .room
+            .check(&Claim { slot: None, memory_bytes: size.memory_bytes })
+            .map_err(|shortage| RunError::Failed(DynosError::NoRoom(shortage)))?;
         let process_type = request.process_type.as_deref().unwrap_or(RUN);
         let ordinal = loop {
             let ordinal = u32::from(random_of(&ONE_OFF_NUMBERS));

@@ -15,6 +15,7 @@ pub mod push;
 pub mod repository;
 pub mod routes;
 
+use crate::disk::Room;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -27,9 +28,9 @@ use push::{Push, PushGuard, Pushes};
 use repository::Repositories;
 use std::path::Path;
 
-/// Free bytes that a push leaves on the data folder's disk; below it no push is taken. The store and the logs of
+/// What a push leaves free on the data folder's disk; below it no push is taken. The store and the logs of
 /// running apps need them more.
-pub const DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+pub const DISK_RESERVE: Room = Room { bytes: 256 * 1024 * 1024, files: 2_000 };
 
 /// The repositories and the pushes under way. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -173,16 +174,16 @@ fn service(query: &str) -> Option<&str> {
 
 /// What to say when less than the reserve is free on the disk of `folder`.
 pub fn disk_is_full(folder: &Path) -> Option<String> {
-    let status = rustix::fs::statvfs(folder).ok()?;
-    let free_bytes = status.f_bavail.saturating_mul(status.f_frsize);
-    (free_bytes < DISK_RESERVE_BYTES).then(|| {
-        format!(
-            "The node's disk is full: {} MB are free and {} MB are kept for running apps. Nothing was changed; \
-             free some space on the node and push again.",
-            free_bytes / (1024 * 1024),
-            DISK_RESERVE_BYTES / (1024 * 1024)
-        )
-    })
+    const ADVICE: &str = "Nothing was changed; free some space on the node and push again.";
+    let free = Room::on(folder)?;
+    if free.bytes < DISK_RESERVE.bytes {
+        let [free, kept] = [free.bytes, DISK_RESERVE.bytes].map(|bytes| bytes / (1024 * 1024));
+        let why = format!("{free} MB are free and {kept} MB are kept for running apps");
+        return Some(format!("The node's disk is full: {why}. {ADVICE}"));
+    }
+    let why =
+        format!("{} files can be made and {} are kept for running apps", free.files, DISK_RESERVE.files);
+    (free.files < DISK_RESERVE.files).then(|| format!("The node's disk is full: {why}. {ADVICE}"))
 }
 
 impl<F: FnOnce() + Send + 'static> Drop for Held<F> {

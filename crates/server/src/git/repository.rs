@@ -289,8 +289,13 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), GitError> {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(io_error("set the mode of", path))
 }
 
-/// Writes a small file beside its place and renames it.
+/// Writes a small file beside its place and renames it. One that is as it should be is left alone: a node must start on
+/// a full disk.
 fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), GitError> {
+    let has_mode = std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o7777 == mode);
+    if has_mode && std::fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
     let next = path.with_extension(format!("new-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&next)?;
@@ -299,15 +304,16 @@ fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), GitError> 
         file.sync_data()?;
         std::fs::rename(&next, path)
     };
-    write().map_err(io_error("write", path))
+    write().inspect_err(|_| drop(std::fs::remove_file(&next))).map_err(io_error("write", path))
 }
 
 /// Puts the executable at `hook` as a hard link, or as a copy where that cannot be: the git user need not be able to
-/// reach the folder that the executable was installed in.
+/// reach the folder that the executable was installed in. A copy has the executable's time, and is made once.
 fn install_hook(executable: &Path, hook: &Path) -> Result<(), GitError> {
     let source = std::fs::metadata(executable).map_err(io_error("read", executable))?;
     if let Ok(existing) = std::fs::metadata(hook)
-        && (existing.dev(), existing.ino()) == (source.dev(), source.ino())
+        && ((existing.dev(), existing.ino()) == (source.dev(), source.ino())
+            || (existing.len(), existing.modified().ok()) == (source.len(), source.modified().ok()))
     {
         return Ok(());
     }
@@ -315,8 +321,14 @@ fn install_hook(executable: &Path, hook: &Path) -> Result<(), GitError> {
     let _ = std::fs::remove_file(&next);
     let linked = source.mode() & 0o005 == 0o005 && std::fs::hard_link(executable, &next).is_ok();
     if !linked {
-        std::fs::copy(executable, &next).map_err(io_error("copy the hook to", &next))?;
-        set_mode(&next, 0o755)?;
+        let copied = std::fs::copy(executable, &next).and_then(|_| {
+            let file = std::fs::File::options().write(true).open(&next)?;
+            file.set_permissions(PermissionsExt::from_mode(0o755))?;
+            file.set_modified(source.modified()?)
+        });
+        copied
+            .inspect_err(|_| drop(std::fs::remove_file(&next)))
+            .map_err(io_error("copy the hook to", &next))?;
     }
     std::fs::rename(&next, hook).map_err(io_error("put in place", hook))
 }

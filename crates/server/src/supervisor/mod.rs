@@ -230,6 +230,7 @@ impl Supervisor {
         }
         command.arg("--domain").arg(&self.args.domain);
         command.arg("--owner").arg(&self.args.owner);
+        command.arg("--memory-overcommit").arg(self.args.dynos.memory_overcommit.to_string());
         if let Some(after) = self.args.dynos.cycle_dynos_after {
             command.arg("--cycle-dynos-after").arg(format!("{}s", after.as_secs()));
         }

@@ -1,5 +1,6 @@
 //! The dyno manager on the real sandbox: what runs, what rows say, what logs say, what the router is told.
 
+mod limits;
 mod support;
 
 use anyhow::Result;

@@ -117,6 +117,11 @@ impl Bench {
 
     /// Control starts (again).
     pub async fn control(&self) -> Result<Control> {
+        self.control_with(DynoSettings::default()).await
+    }
+
+    /// The same, as the admin wants it.
+    pub async fn control_with(&self, settings: DynoSettings) -> Result<Control> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (data, store) = (self.data.path().to_owned(), self.store.clone());
         let started = runtime.spawn(async move {
@@ -131,7 +136,8 @@ impl Bench {
                 router: RouterLink::connect(data.join("run/router.sock")),
                 domain: "localhost".into(),
                 events: Arc::default(),
-                settings: DynoSettings::default(),
+                settings,
+                data: data.clone(),
             });
             manager.start().await?;
             anyhow::Ok((manager, logplex, driver))

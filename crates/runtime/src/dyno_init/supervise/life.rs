@@ -171,6 +171,7 @@ impl Supervisor {
         self.stop_at_ms = None;
         self.sleep.frozen = None;
         self.streams.work(&mut self.ring, true);
+        self.ring.finish();
         self.guests.dyno_ended();
         const KILLED: i32 = 128 + libc::SIGKILL;
         let oom_killed = status == KILLED && self.cgroup.oom_kills() > 0;
