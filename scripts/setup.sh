@@ -75,6 +75,7 @@ install_for_test() {
         touch "$tools/python/heroku3-$HEROKU3_VERSION"
     fi
     apt_install wrk pebble openssl runc libfaketime
+    [ "$(dpkg --print-architecture)" != amd64 ] || install_guest
     if ! is_installed postgresql; then
         # The tests make clusters of their own; the machine needs none.
         mkdir -p /etc/postgresql-common
@@ -82,6 +83,18 @@ install_for_test() {
             echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
         apt_install postgresql
     fi
+}
+
+# For the tests that run in a virtual machine: its kernel is unpacked into target/tools, not installed.
+install_guest() {
+    local kernel=$tools/guest-kernel package
+    apt_install qemu-system-x86 busybox-static cpio kmod
+    [ ! -e "$kernel/boot" ] || return 0
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image[^ ]*\)$/\1/p')
+    say "unpacking the kernel ${package:-linux-image-cloud-amd64} into target/tools"
+    rm -rf "$kernel" && mkdir -p "$kernel.part" && (cd "$kernel.part" && apt-get download -qq "$package" && dpkg-deb -x ./*.deb . && rm ./*.deb) \
+        >"$tools/guest-kernel.log" 2>&1 && mv "$kernel.part" "$kernel" ||
+        say "there is no kernel for a virtual machine, tests in it are skipped (why: $tools/guest-kernel.log)"
 }
 
 # Their services are neither started now nor at the next boot: only the programs are wanted.
