@@ -96,7 +96,10 @@ impl Patient {
     }
 
     fn log(&self) -> String {
-        self.node.run("heroku logs -n 1500 -a live").succeeded().text
+        let (status, session) = self.node.call("POST", "/apps/live/log-sessions", r#"{"lines":1500}"#);
+        assert_eq!(status, 201, "{session}");
+        let url = session["logplex_url"].as_str().expect("a URL");
+        self.node.run(&format!("curl -sS --fail -m 30 '{url}'")).succeeded().text
     }
 
     /// All that must hold after each blow.
