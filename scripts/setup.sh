@@ -48,12 +48,12 @@ npm_install() {
 
 install_for_run() {
     apt_install git iproute2 nftables libseccomp-dev pkg-config gcc libc6-dev make python3 python3-venv python3-pip \
-        e2fsprogs ca-certificates curl util-linux procps mount
+        e2fsprogs ca-certificates curl util-linux procps mount openssh-sftp-server
 }
 
 install_for_test() {
     # curl and openssl are the TLS clients of the router's tests.
-    apt_install openssl
+    apt_install openssl openssh-client
     export PATH=$tools/node_modules/.bin:$PATH
     command -v node >/dev/null || apt_install nodejs
     command -v npm >/dev/null || apt_install npm

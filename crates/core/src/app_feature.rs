@@ -1,6 +1,6 @@
 //! App features: switches of how the node treats an app.
 //!
-//! `http-session-affinity` is Heroku's own; the others have names in its manner, because Heroku has no such switch.
+//! `http-session-affinity` and `runtime-heroku-exec` are Heroku's own; the others have names in its manner, because Heroku has no such switch.
 
 use crate::Millis;
 
@@ -23,11 +23,14 @@ pub const HTTPS_REDIRECT: &str = "http-redirect-to-https";
 /// The router speaks HTTP/2 (prior knowledge, no TLS) to the dynos: what gRPC needs.
 pub const END_TO_END_HTTP2: &str = "http-end-to-end-http2";
 
+/// `heroku ps:exec` and its like may be used.
+pub const EXEC: &str = "runtime-heroku-exec";
+
 /// The app is frozen while nobody asks for it, whatever the size of its dynos.
 pub const SLEEP_WHEN_IDLE: &str = "sleep-when-idle";
 
 /// Every feature, by name.
-pub const FEATURES: [Feature; 4] = [
+pub const FEATURES: [Feature; 5] = [
     Feature {
         name: END_TO_END_HTTP2,
         display_name: "End-to-end HTTP/2",
@@ -47,6 +50,13 @@ pub const FEATURES: [Feature; 4] = [
         display_name: "Session affinity",
         description: "Enable session affinity for all requests",
         doc_url: "https://devcenter.heroku.com/articles/session-affinity",
+        state: "general",
+    },
+    Feature {
+        name: EXEC,
+        display_name: "Heroku Exec",
+        description: "Take SSH sessions into running dynos (ps:exec, ps:copy, ps:forward, ps:socks)",
+        doc_url: "docs/inside-a-dyno.md#by-ssh",
         state: "general",
     },
     Feature {

@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         trusted_uid: 0,
         timeouts: Timeouts::default(),
         connection_limits: ConnectionLimits::default(),
+        ssh_socket: None,
     })?;
     let control = socket::connect(&folder.join("router.sock"))?;
     std::thread::spawn(move || acknowledge(control));

@@ -3,6 +3,7 @@
 //! ```text
 //! accept -> first byte 0x16? -> TLS handshake -> ALPN h2? -+-> HTTP/2
 //!                  else preface of HTTP/2? ----------------+
+//!                  else preface of SSH? ------------------> handed over to control
 //!                  else ----------------------------------> HTTP/1.x
 //! ```
 //!
@@ -33,12 +34,15 @@ use crate::headers::ClientHeaders;
 use crate::intake;
 use crate::limits;
 use crate::shared::{Client, Phase, Shared};
+use crate::ssh;
 use crate::tls;
 
 /// The first byte of a TLS connection: a record of the type "handshake" (RFC 8446, section 5.1).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 /// What a client with prior knowledge of HTTP/2 begins with (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What an SSH client begins with (RFC 4253, section 4.2).
+const SSH_PREFACE: &[u8] = b"SSH-2.0-";
 /// Read at once to find out what a client speaks, in bytes: an ordinary request fits.
 const OPENING_BYTES: usize = 2048;
 
@@ -56,6 +60,7 @@ enum Opening {
     Tls(Bytes),
     Http2(Bytes),
     Http1(Bytes),
+    Ssh(Bytes),
     Nothing,
 }
 
@@ -83,6 +88,9 @@ pub async fn serve(shared: &Arc<Shared>, accepted: Accepted) {
             Box::pin(http2(shared, client, Rewound::new(read, accepted.stream))).await;
         }
         Opening::Tls(read) => Box::pin(tls(shared, accepted, read)).await,
+        Opening::Ssh(read) => {
+            Box::pin(ssh::hand_over(shared, accepted.stream, accepted.address, read)).await;
+        }
     }
 }
 
@@ -103,13 +111,17 @@ async fn opening(stream: &TcpStream) -> io::Result<Opening> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
         }
-        let compared = read.len().min(HTTP2_PREFACE.len());
-        if read[0] == TLS_HANDSHAKE_RECORD {
-            return Ok(Opening::Tls(read.freeze()));
-        } else if read[..compared] != HTTP2_PREFACE[..compared] {
-            return Ok(Opening::Http1(read.freeze()));
-        } else if compared == HTTP2_PREFACE.len() {
-            return Ok(Opening::Http2(read.freeze()));
+        // `None`: another preface. `Some(false)`: this one so far.
+        let has_come = |preface: &[u8]| {
+            let compared = read.len().min(preface.len());
+            (read[..compared] == preface[..compared]).then_some(compared == preface.len())
+        };
+        match (read[0] == TLS_HANDSHAKE_RECORD, has_come(HTTP2_PREFACE), has_come(SSH_PREFACE)) {
+            (true, _, _) => return Ok(Opening::Tls(read.freeze())),
+            (false, Some(true), _) => return Ok(Opening::Http2(read.freeze())),
+            (false, _, Some(true)) => return Ok(Opening::Ssh(read.freeze())),
+            (false, None, None) => return Ok(Opening::Http1(read.freeze())),
+            (false, _, _) => {}
         }
     }
 }

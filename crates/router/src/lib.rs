@@ -38,6 +38,7 @@ mod proxy;
 mod random;
 mod shared;
 pub mod socket;
+mod ssh;
 mod table;
 mod target;
 mod tls;
@@ -95,6 +96,8 @@ pub struct RouterConfig {
     pub trusted_uid: u32,
     pub timeouts: Timeouts,
     pub connection_limits: ConnectionLimits,
+    /// Where control takes SSH clients that come to a listener; `None`: they are turned away.
+    pub ssh_socket: Option<PathBuf>,
 }
 
 /// A socket that clients connect to.
@@ -137,7 +140,8 @@ impl Router {
         let https_port = doors.last().ok_or(RouterError::NoListener)?.public_port;
         config.control.set_nonblocking(true).map_err(RouterError::Control)?;
         let workers = config.workers.max(1);
-        let shared = Shared::new(config.timeouts.clone(), &config.connection_limits, workers, https_port)
+        let (timeouts, limits) = (config.timeouts.clone(), &config.connection_limits);
+        let shared = Shared::new(timeouts, limits, workers, https_port, config.ssh_socket)
             .map_err(RouterError::Tls)?;
         let (emptied, emptied_queue) = mpsc::unbounded_channel();
         let (probed, probed_queue) = mpsc::unbounded_channel();

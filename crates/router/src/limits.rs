@@ -81,6 +81,8 @@ pub const RESPONSE_HEADERS_LIMIT: usize = 256;
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a new peer on the router's socket may take to say hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the connection to control that an SSH client is handed over by: its socket is on this machine.
+pub const SSH_CONNECT: Duration = Duration::from_secs(5);
 /// Bytes copied at once in each direction of an upgraded connection.
 pub const TUNNEL_BUFFER_BYTES: usize = 8 * 1024;
 

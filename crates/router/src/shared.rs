@@ -1,5 +1,6 @@
 //! What all threads of one router share.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub struct Shared {
     /// Most client connections of all workers.
     pub connections_limit: usize,
     pub addresses: Addresses,
+    /// Where control takes SSH clients; `None`: they are turned away.
+    pub ssh_socket: Option<PathBuf>,
     pub phase: watch::Sender<Phase>,
     /// The same as `phase >= Leaving`, readable at no cost.
     pub leaving: AtomicBool,
@@ -183,6 +186,7 @@ impl Shared {
         limits: &ConnectionLimits,
         workers: usize,
         https_port: u16,
+        ssh_socket: Option<PathBuf>,
     ) -> Result<Arc<Self>, rustls::Error> {
         let table = Arc::new(ArcSwapOption::empty());
         Ok(Arc::new(Self {
@@ -193,6 +197,7 @@ impl Shared {
             timeouts,
             connections_limit: limits.in_all,
             addresses: Addresses::new(limits.per_address),
+            ssh_socket,
             phase: watch::Sender::new(Phase::Serving),
             leaving: AtomicBool::new(false),
             forced: AtomicBool::new(false),

@@ -363,6 +363,7 @@ fn a_stranger_may_not_command_the_router() {
         trusted_uid: rustix::process::geteuid().as_raw() + 1,
         timeouts: short_timeouts(),
         connection_limits: ferroku_router::limits::ConnectionLimits::default(),
+        ssh_socket: None,
     })
     .unwrap();
     assert!(take_listeners(&socket).is_err());

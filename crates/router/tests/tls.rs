@@ -283,6 +283,7 @@ fn clear_text_is_sent_to_https_when_the_app_says_so() {
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts: short_timeouts(),
         connection_limits: ConnectionLimits::default(),
+        ssh_socket: None,
     })
     .unwrap();
     let mut control = Control::connect(&folder.path().join("router.sock"));

@@ -15,6 +15,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+/// The program in every dyno that connects its standard streams to a host and a port, which follow as arguments; its
+/// first byte of output says that it is connected.
+pub const RELAY: [&str; 2] = [crate::dyno_init::PROGRAM_INSIDE, "relay"];
+
 /// A command to be run beside the dyno's own, with the dyno's ids, limits and file system.
 #[derive(Debug, Clone)]
 pub struct ExecRequest {

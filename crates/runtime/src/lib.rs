@@ -31,7 +31,7 @@ mod spec;
 pub use cgroup::has_swap;
 pub use driver::Driver;
 pub use error::RuntimeError;
-pub use exec::{Exec, ExecEvent, ExecInput, ExecOutput, ExecRequest};
+pub use exec::{Exec, ExecEvent, ExecInput, ExecOutput, ExecRequest, RELAY};
 pub use handle::{DynoControl, DynoEvent, DynoHandle, LogStream};
 pub use sandbox::{SandboxConfig, SandboxDriver, leaks};
 pub use spec::{

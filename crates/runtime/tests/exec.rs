@@ -5,8 +5,8 @@ mod support;
 
 use ferroku_core::protocol::dyno::MAX_EXECS;
 use ferroku_runtime::{
-    Attach, Command, Driver, DynoEvent, DynoHandle, DynoSpec, Exec, ExecEvent, ExecOutput, ExecRequest,
-    LogStream, TerminalSize,
+    Command, Driver, DynoEvent, DynoHandle, DynoSpec, Exec, ExecEvent, ExecOutput, ExecRequest, LogStream,
+    TerminalSize,
 };
 use std::time::Duration;
 use support::*;
@@ -190,6 +190,12 @@ async fn its_end_is_the_clients_or_the_dynos() {
     until_output(&mut slow.output, "y").await;
     assert_eq!(run_exec(&handle, "echo quick").await, ("quick\n".to_owned(), 0));
     drop(slow);
+    // One that takes no input does not keep its client from going on, or from going.
+    let deaf = exec(&handle, "exec <&-; echo go; exec sleep 1000").await;
+    let Exec { input, mut output } = deaf;
+    until_output(&mut output, "go").await;
+    tokio::time::timeout(PATIENCE, input.write(&vec![0; 3 << 20])).await.expect("thrown away").unwrap();
+    drop((input, output));
     // What a command leaves in the background does not keep its client.
     let (text, status) = run_exec(&handle, "sleep 77 & sleep 0.3; echo left it").await;
     assert_eq!((text.as_str(), status), ("left it\n", 0));
@@ -242,14 +248,11 @@ async fn they_end_with_control_and_the_next_one_starts_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dyno_that_does_not_run_or_is_full_says_so() {
     let node = TestNode::open().await;
-    let waiting = node.start(attached("true", Attach { terminal: None })).await;
-    let asked = waiting.control.exec(shell("true")).await;
-    // Before dyno-init has said hello, while it makes the dyno, or after the dyno's end.
-    if let Ok(mut asked) = asked {
-        let (text, status) = finish_exec(&mut asked.output).await;
-        assert!(status.is_some() || text.contains("does not run"), "{text}");
-    }
-    node.driver().remove(waiting.dyno_id).await.unwrap();
+    let mut over = node.start(spec("true")).await;
+    finish(&mut over).await;
+    let (text, status) = finish_exec(&mut exec(&over, "true").await.output).await;
+    assert!(status.is_none() && text.contains("the dyno does not run"), "{text}");
+    node.driver().remove(over.dyno_id).await.unwrap();
     let full = "for i in $(seq 126); do sleep 1000 & done 2>/dev/null; echo ready; exec sleep 1000";
     let handle = ready(&node, full).await;
     let (text, status) = finish_exec(&mut exec(&handle, "true; true").await.output).await;
@@ -257,6 +260,52 @@ async fn a_dyno_that_does_not_run_or_is_full_says_so() {
         text.contains("no more processes") || status == Some(254) || status == Some(1),
         "{status:?} {text}"
     );
+    node.driver().remove(handle.dyno_id).await.unwrap();
+    node.close().await;
+}
+
+/// Looks for commands on their way in, between the first process and their own program, and for what they hold.
+const HUNTER: &str = r#"
+import os
+first = open("/proc/1/comm").read()
+print("ready", flush=True)
+saw, caught = set(), []
+while not os.path.exists("/tmp/over"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if pid == "1" or open(f"/proc/{pid}/comm").read() != first:
+                continue
+            saw.add(pid)
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                caught.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            open(f"/proc/{pid}/environ").read()
+        except OSError:
+            pass
+# Once the descriptors that close at exec are closed, the kernel lets go of the protection: what is left is its own.
+caught = [link for link in caught if "memfd" in link or "socket" in link]
+print("saw some:", len(saw) > 0, "caught:", caught, flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_in_the_dyno_gets_hold_of_a_command_on_its_way_in() {
+    let node = TestNode::open().await;
+    let digest = node.slug(&[("hunter.py", HUNTER)]);
+    let spec = DynoSpec { slug_digest: Some(digest), ..spec("exec python3 -u hunter.py") };
+    let mut handle = node.driver().start(spec, environment(&[])).await.unwrap();
+    until_line(&mut handle, "ready").await;
+    // An order that takes a while to read.
+    let large: Vec<(String, String)> =
+        (0..2_000).map(|number| (format!("V{number}"), "x".repeat(30))).collect();
+    let large: Vec<(&str, &str)> =
+        large.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    for _ in 0..40 {
+        let request = ExecRequest { environment: environment(&large), ..shell("true") };
+        let mut exec = handle.control.exec(request).await.unwrap();
+        assert_eq!(finish_exec(&mut exec.output).await.1, Some(0));
+    }
+    run_exec(&handle, "touch /tmp/over").await;
+    let text = until_line(&mut handle, "saw").await;
+    assert!(text.contains("saw some: True caught: []"), "{text}");
     node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }

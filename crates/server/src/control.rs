@@ -20,6 +20,7 @@ use crate::rate_limit::RateLimits;
 use crate::rendezvous::{Rendezvous, Session};
 use crate::router_link::RouterLink;
 use crate::secrets;
+use crate::ssh::{self, Ssh};
 use crate::supervisor::pid_file::PidFile;
 use crate::tls::{Identity, ServerNames};
 use anyhow::Context;
@@ -94,6 +95,8 @@ async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile)
         tokio::net::TcpListener::from_std(listener).context("cannot serve on the API's listening socket")?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(listener::serve(listener, endpoint(&node, &identity), stop.clone()));
+    let ssh_listener = ssh::bind(&node.config.data).context("cannot listen for SSH clients")?;
+    tokio::spawn(ssh::serve(node.clone(), ssh_listener, stop.clone()));
     crash_point::hit("control.before_ready");
     pid_file.ready().context("cannot write run/control.pid")?;
     crash_point::hit("control.ready");
@@ -147,6 +150,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
     let sandbox = SandboxConfig { oci_runtime, ..SandboxConfig::new(config.data.clone()) };
     let driver = Arc::new(SandboxDriver::open(sandbox).await.context("cannot run dynos on this machine")?);
     let router = RouterLink::connect(config.data.join("run/router.sock"));
+    let ssh = Ssh::open(&config.data).context("cannot set up SSH")?;
     let events = Arc::new(EventFeed::default());
     let dynos = DynoManager::new(dynos::Parts {
         store: store.clone(),
@@ -164,6 +168,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         router,
         logplex,
         rendezvous: Rendezvous::new(),
+        ssh,
         events,
         dynos,
         builds: Builds::new(&config.data),

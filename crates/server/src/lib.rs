@@ -28,5 +28,6 @@ pub mod rendezvous;
 pub mod router_link;
 pub mod router_main;
 pub mod secrets;
+pub mod ssh;
 pub mod supervisor;
 pub mod tls;

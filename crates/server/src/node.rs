@@ -10,6 +10,7 @@ use crate::metrics::{self, Metrics};
 use crate::rate_limit::RateLimits;
 use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
+use crate::ssh::Ssh;
 use ferroku_core::Millis;
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
@@ -66,6 +67,7 @@ pub struct Node {
     pub router: RouterLink,
     pub logplex: Logplex,
     pub rendezvous: Rendezvous,
+    pub ssh: Ssh,
     pub events: Arc<EventFeed>,
     pub dynos: DynoManager,
     pub builds: Builds,
@@ -128,6 +130,7 @@ impl Node {
             router: RouterLink::connect(data.join("router.sock")),
             logplex: Logplex::open(data.join("logs")).expect("logs"),
             rendezvous: Rendezvous::new(),
+            ssh: Ssh::open(data).expect("a host key"),
             events: Arc::default(),
             dynos: DynoManager::default(),
             builds: Builds::default(),

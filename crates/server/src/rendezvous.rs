@@ -32,6 +32,9 @@ pub const SECRET_BYTES: usize = SECRET_PREFIX.len() + 64;
 /// How long a secret may be used; Heroku gives up an unattached dyno after some 30 s (R13).
 pub const SECRET_VALID: Duration = Duration::from_secs(120);
 
+/// Commands inside one dyno that wait for their client. Each keeps its command and variables in memory; the CLI comes at once.
+const MAX_WAITING_INSIDE: usize = 32;
+
 /// A session without a byte in either direction for so long is closed, as on Heroku.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(3_600);
 
@@ -39,7 +42,7 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(3_600);
 const GREETING_PAUSE: Duration = Duration::from_millis(50);
 
 /// A client that takes no byte of output for so long is gone.
-const WRITE_LIMIT: Duration = Duration::from_secs(600);
+pub const WRITE_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long the client has to close its side after the program has ended.
 const LINGER: Duration = Duration::from_secs(2);
@@ -89,8 +92,17 @@ impl Rendezvous {
         let now = Instant::now();
         let mut issued = self.issued();
         issued.retain(|_, entry| entry.expires > now);
+        if let Session::Inside(request) = &session {
+            make_room(&mut issued, request.dyno_id);
+        }
         issued.insert(secret.clone(), Issued { session, expires: now + SECRET_VALID });
         secret
+    }
+
+    /// How many secrets wait.
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.issued().len()
     }
 
     /// Uses a secret up; what it stands for.
@@ -106,6 +118,21 @@ impl Rendezvous {
 
     fn issued(&self) -> MutexGuard<'_, HashMap<String, Issued>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A new secret for a command inside this dyno takes the place of the oldest, when there are many.
+fn make_room(issued: &mut HashMap<String, Issued>, dyno_id: DynoId) {
+    let of_dyno =
+        |entry: &Issued| matches!(&entry.session, Session::Inside(request) if request.dyno_id == dyno_id);
+    let waiting: Vec<(&String, Instant)> = issued
+        .iter()
+        .filter(|(_, entry)| of_dyno(entry))
+        .map(|(secret, entry)| (secret, entry.expires))
+        .collect();
+    if waiting.len() >= MAX_WAITING_INSIDE {
+        let oldest = waiting.iter().min_by_key(|(_, expires)| *expires).map(|(secret, _)| (*secret).clone());
+        oldest.inspect(|secret| drop(issued.remove(secret)));
     }
 }
 
@@ -206,4 +233,40 @@ async fn linger(reader: &mut (impl AsyncRead + Unpin)) {
 async fn discard_input(reader: &mut (impl AsyncRead + Unpin)) {
     let mut buffer = [0; 1024];
     while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroku_core::AccountId;
+    use ferroku_core::event::Actor;
+    use ferroku_runtime::Command;
+    use uuid::Uuid;
+
+    #[tokio::test]
+    async fn commands_that_nobody_comes_for_make_room_for_others() {
+        let rendezvous = Rendezvous::new();
+        let inside = |dyno| {
+            let actor = Actor {
+                account_id: AccountId(Uuid::nil()),
+                email: String::new(),
+                remote_address: None,
+                request_id: None,
+            };
+            Session::Inside(Box::new(InsideRequest {
+                dyno_id: DynoId(Uuid::from_u128(dyno)),
+                command: Command::Shell("ls".into()),
+                shown: None,
+                environment: Default::default(),
+                terminal: None,
+                actor,
+            }))
+        };
+        let other = rendezvous.issue(inside(2));
+        let secrets: Vec<String> = (0..=MAX_WAITING_INSIDE).map(|_| rendezvous.issue(inside(1))).collect();
+        assert_eq!(rendezvous.waiting(), MAX_WAITING_INSIDE + 1);
+        assert_eq!(rendezvous.redeem(&secrets[0]), None);
+        assert_eq!(rendezvous.redeem(&other), Some(inside(2)));
+        assert_eq!(rendezvous.redeem(&secrets[MAX_WAITING_INSIDE]), Some(inside(1)));
+    }
 }

@@ -10,7 +10,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use ferroku_core::uids::ROUTER_UID;
 use ferroku_router::limits::Timeouts;
 use ferroku_router::{Listener, Router, RouterConfig, RouterError, socket};
 use ferroku_runtime::spawn::take_inherited;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, geteuid, getrlimit, setrlimit};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use sha2::{Digest, Sha256};
@@ -27,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::start_logging;
 use crate::node::NodeConfig;
+use crate::ssh::SSH_SOCKET;
 use crate::supervisor::pid_file::PidFile;
 
 /// Open files that the router may have: two for each of its 20,000 client connections, and some.
@@ -69,6 +71,7 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
     }
     let pid_file = PidFile::hold(&data.join("run/router.pid")).map_err(RouterMainError::PidFile)?;
     let control = socket::bind(&data.join("run/router.sock")).map_err(RouterMainError::Socket)?;
+    let ssh_socket = reachable(&data.join("run"))?.join(SSH_SOCKET);
     raise_open_files();
     let binary_digest = own_digest().unwrap_or_default();
     prepare_state_folder(data)?;
@@ -87,9 +90,18 @@ pub fn run(config: NodeConfig) -> anyhow::Result<ExitCode> {
         trusted_uid: 0,
         timeouts: Timeouts::default(),
         connection_limits: ferroku_router::limits::ConnectionLimits::default(),
+        ssh_socket: Some(ssh_socket),
     };
     serve(router, pid_file)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder by a path that the router's user can go, too: the way to it may be closed to that user.
+fn reachable(folder: &Path) -> Result<PathBuf, RouterMainError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(folder, flags, Mode::empty()).map_err(|error| RouterMainError::Socket(error.into()))?;
+    // Kept open as long as the process lives.
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", folder.into_raw_fd())))
 }
 
 fn serve(config: RouterConfig, mut pid_file: PidFile) -> Result<(), RouterMainError> {

@@ -38,6 +38,10 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/tests/clie
 /// Where `scripts/setup.sh test` installs what Debian does not have.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools");
 
+/// Commands for the lines of tables.
+const TOOLS_OF_OURS: [(&str, &str); 2] =
+    [("terminal", include_str!("terminal.py")), ("port80", include_str!("port80.py"))];
+
 /// The node's first account, as DIR/owner.json has it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Owner {
@@ -102,9 +106,12 @@ impl TestNode {
         fs::create_dir_all(folder.path().join("home")).expect("our own folder");
         let tools = folder.path().join("bin");
         fs::create_dir_all(&tools).expect("our own folder");
-        fs::write(tools.join("terminal"), format!("#!/usr/bin/env python3\n{}", include_str!("terminal.py")))
-            .and_then(|()| fs::set_permissions(tools.join("terminal"), fs::Permissions::from_mode(0o755)))
-            .expect("our own folder");
+        for (name, script) in TOOLS_OF_OURS {
+            let path = tools.join(name);
+            fs::write(&path, format!("#!/usr/bin/env python3\n{script}"))
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+                .expect("our own folder");
+        }
         let tunnel = Tunnel::to(api);
         let node = Self {
             data,
@@ -302,7 +309,7 @@ impl TestNode {
         }
     }
 
-    /// The clients, and `terminal` (see `terminal.py`).
+    /// The clients, `terminal` and `port80` (see `terminal.py`, `port80.py`).
     fn path_of_commands(&self) -> String {
         format!("{}:{}", self.folder.path().join("bin").display(), path_of_clients())
     }

@@ -122,6 +122,7 @@ pub fn start_router_with(
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts,
         connection_limits,
+        ssh_socket: Some(folder.join("ssh.sock")),
     })
     .unwrap()
 }

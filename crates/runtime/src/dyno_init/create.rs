@@ -138,7 +138,7 @@ fn spec(plan: &LaunchPlan, root: &Path, user_namespace: &str) -> Result<serde_js
         "process": {
             "terminal": false,
             "user": { "uid": DYNO_UID, "gid": DYNO_UID, "umask": 0o022 },
-            "args": ["/.ferroku/init", "inside"],
+            "args": [super::PROGRAM_INSIDE, "inside"],
             // libcontainer insists on a PATH; the command's environment comes through the channel.
             "env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
             "cwd": "/",

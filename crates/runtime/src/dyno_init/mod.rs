@@ -5,12 +5,13 @@
 //! | `dyno-init supervise` | as long as the dyno, and until control has taken its exit | mounts, log ring, signals, exit record; a single-threaded poll loop |
 //! | `dyno-create` | some 20 ms | calls libcontainer, which forks without exec and allocates much |
 //! | `dyno-init inside` | as long as the dyno | pid 1 of the dyno: takes the environment, runs the command, reaps; forks further commands |
+//! | `dyno-init relay` | as long as a client's forwarded connection | an ordinary process of the dyno between its standard streams and a port |
 //!
 //! `supervise` spawns `dyno-create`; as child subreaper it becomes the parent of the dyno's pid 1 when that ends.
 //! The dyno's pid 1 asks to be killed when its parent dies, and its death ends its pid namespace: so a
 //! dyno never outlives its dyno-init.
 //!
-//! No role starts a thread: libcontainer's raw `clone` hangs in a process with threads.
+//! No role but `relay` starts a thread: libcontainer's raw `clone` hangs in a process with threads.
 
 mod bound;
 mod create;
@@ -23,12 +24,16 @@ mod lines;
 mod loop_device;
 mod mounts;
 mod outlet;
+mod relay;
 pub(crate) mod ring;
 pub mod seccomp;
 mod streams;
 mod supervise;
 pub(crate) mod sys;
 mod wake_door;
+
+/// Where this program lies in every dyno.
+pub(crate) const PROGRAM_INSIDE: &str = "/.ferroku/init";
 
 use inside::FirstProcess;
 use std::io::Write;
@@ -42,6 +47,7 @@ pub fn main() -> ExitCode {
     exit_code(match role.to_str() {
         Some("supervise") => supervise::run(arguments.next()),
         Some("inside") => inside::run(FirstProcess::Hidden),
+        Some("relay") => relay::run(arguments.next(), arguments.next()),
         _ => Err(sys::Failure::new("dyno-init is started by ferrokud; it does nothing by itself")),
     })
 }

@@ -278,6 +278,11 @@ impl Attached {
                 }
             }
         }
+        if self.input.is_none() && !self.terminal {
+            // Nobody will ever read it, and whoever sends must not wait for that.
+            taken += self.waiting_input.len();
+            self.waiting_input.clear();
+        }
         if self.close_input && self.waiting_input.is_empty() && !self.terminal {
             self.input = None;
         }

@@ -48,6 +48,7 @@ struct Supervisor {
     ring: Ring,
     streams: Streams,
     guests: Guests,
+    guests_first: bool,
     /// To the dyno's first process; its end means that the command runs.
     channel: Option<OwnedFd>,
     creating: Option<Creating>,
@@ -91,6 +92,7 @@ pub fn run(run_folder: Option<OsString>) -> Result<u8, Failure> {
         outlet: None,
         streams,
         guests: Guests::default(),
+        guests_first: false,
         channel: None,
         creating: None,
         environment: None,
@@ -342,6 +344,11 @@ impl Supervisor {
     fn pump(&mut self) {
         let may_tell = self.may_tell();
         let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.greeted) else { return };
+        // Whoever comes first may fill all the room: the dyno's lines and further commands take turns.
+        self.guests_first = !self.guests_first;
+        if self.guests_first {
+            self.guests.tell(outlet);
+        }
         if may_tell {
             outlet.take_lines(&mut self.ring);
         }

@@ -1,4 +1,4 @@
-//! `/apps/X/features`: switches of how the router treats an app.
+//! `/apps/X/features`: switches of how the router treats an app, and of who gets into its dynos.
 
 use crate::api::body::{Body, flag};
 use crate::api::range::{ListRange, SortField, SortKey};

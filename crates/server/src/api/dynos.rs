@@ -38,7 +38,7 @@ const MAX_TIME_TO_LIVE_S: i64 = 86_400;
 const WAKE_LIMIT: Duration = Duration::from_secs(20);
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 /// Longest command, in bytes: as much as one argument of a program may have on Linux.
-const MAX_COMMAND_BYTES: usize = 128 * 1024;
+pub const MAX_COMMAND_BYTES: usize = 128 * 1024;
 /// Longest name of a process type. Source: the Platform API's schema.
 const MAX_TYPE_CHARACTERS: usize = 128;
 
@@ -93,9 +93,7 @@ async fn show(
     ViewApp { app, .. }: ViewApp,
     Path((_, name)): Path<(String, String)>,
 ) -> Result<Json<Dyno>, ApiError> {
-    let shown = shown(&node, &app).await?;
-    let stored = find(&shown, &name).ok_or_else(|| ApiError::not_found("dyno"))?;
-    Ok(Json(present(&node, stored, &app)))
+    Ok(Json(present(&node, &find_shown(&node, &app, &name).await?, &app)))
 }
 
 /// The dyno as the API shows it. One that there is no room for says so as its state, which is what `heroku ps` shows.
@@ -137,14 +135,11 @@ async fn run_inside(
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Dyno>), ApiError> {
     let RunRequest { command, environment, terminal, .. } = read(create)?;
-    let shown = shown(&node, &app).await?;
-    let stored = find(&shown, &name).ok_or_else(|| ApiError::not_found("dyno"))?;
-    let stored = &awake(&node, &app, stored).await?;
-    check_up(stored).map_err(|error| ApiError::invalid_params(error.to_string()))?;
+    let stored = find_awake(&node, &app, &name).await?;
     let command = substitute(&command, &formations::list(&node.store, app.id).await?);
     let request = InsideRequest {
         dyno_id: stored.id,
-        shown: command.clone(),
+        shown: Some(command.clone()),
         command: Command::Shell(command),
         terminal: terminal.then(|| terminal_size(&environment)),
         environment,
@@ -152,7 +147,14 @@ async fn run_inside(
     };
     let secret = node.rendezvous.issue(Session::Inside(Box::new(request)));
     let attach_url = format!("rendezvous://{}/{secret}", links.authority());
-    Ok((StatusCode::CREATED, Json(Dyno::new(stored, &app, Some(attach_url)))))
+    Ok((StatusCode::CREATED, Json(Dyno::new(&stored, &app, Some(attach_url)))))
+}
+
+/// The dyno of this label or id, woken if it sleeps, and up.
+pub(super) async fn find_awake(node: &Node, app: &App, name: &str) -> Result<Stored, ApiError> {
+    let stored = awake(node, app, &find_shown(node, app, name).await?).await?;
+    check_up(&stored).map_err(|error| ApiError::invalid_params(error.to_string()))?;
+    Ok(stored)
 }
 
 /// The dyno; of one that sleeps, what is there under its name once it has been woken.
@@ -267,8 +269,13 @@ async fn write(node: &Node, app: &App, ask: &Ask<'_>, actor: &Actor) -> ferroku_
     })
 }
 
+/// The dyno of this label or id, when it is listed.
+async fn find_shown(node: &Node, app: &App, name: &str) -> Result<Stored, ApiError> {
+    find(&shown(node, app).await?, name).cloned().ok_or_else(|| ApiError::not_found("dyno"))
+}
+
 /// The dynos as they are listed: those that hold their label, and during a deploy those that still serve.
-async fn shown(node: &Node, app: &App) -> Result<Vec<Stored>, ApiError> {
+pub(super) async fn shown(node: &Node, app: &App) -> Result<Vec<Stored>, ApiError> {
     let all = dynos::list(&node.store, app.id).await?;
     // One that is being stopped for sleep drains, too, but is not on its way out.
     Ok(all.into_iter().filter(|stored| stored.draining_at.is_none() || stored.retired_at.is_none()).collect())

@@ -14,6 +14,7 @@ pub mod conventions;
 pub mod domains;
 pub mod dyno_sizes;
 pub mod dynos;
+pub mod exec;
 pub mod formations;
 pub mod links;
 pub mod log_sessions;
@@ -47,6 +48,7 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .merge(domains::routes())
         .merge(dyno_sizes::routes())
         .merge(dynos::routes())
+        .merge(exec::routes())
         .merge(formations::routes())
         .merge(log_sessions::routes())
         .merge(metrics::routes())

@@ -29,8 +29,8 @@ const PROMPT: &str = r"\w $ ";
 pub struct InsideRequest {
     pub dyno_id: DynoId,
     pub command: Command,
-    /// What the app's log shows of it.
-    pub shown: String,
+    /// What the app's log shows of it; `None` says nothing, because it has been said.
+    pub shown: Option<String>,
     /// Beside the dyno's own variables: `TERM` and the like.
     pub environment: BTreeMap<String, String>,
     pub terminal: Option<TerminalSize>,
@@ -98,8 +98,10 @@ impl DynoManager {
         let (answer, wait) = oneshot::channel();
         shared.send(row.app_id, Message::Control { dyno_id, answer });
         let control = wait.await.ok().flatten().ok_or(InsideError::Gone)?;
-        write(store, &row, &shown, &actor).await?;
-        shared.parts.events.poke();
+        if let Some(shown) = shown {
+            write(store, &row, &shown, &actor).await?;
+            shared.parts.events.poke();
+        }
         let environment = Environment::from(prepared.variables);
         let exec = control.exec(ExecRequest { environment, command, terminal }).await;
         Ok(exec.map_err(DynosError::from)?)
@@ -115,6 +117,7 @@ impl DynoManager {
         let (to_command, from_client) = mpsc::channel::<Bytes>(CHUNKS);
         let (output, to_client) = mpsc::channel::<Bytes>(CHUNKS);
         let input = Input::Inside(input);
+        let gone = output.clone();
         tokio::spawn(async move {
             let pass_on = async {
                 while let Some(event) = said.next().await {
@@ -133,6 +136,8 @@ impl DynoManager {
             // When either ends, dropping the rest hangs up.
             tokio::select! {
                 () = pass_on => {}
+                // The command may take no input, and so keep `feed` from seeing that the client has gone.
+                () = gone.closed() => {}
                 () = feed(from_client, &input, terminal) => {}
             }
         });

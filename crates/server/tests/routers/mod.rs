@@ -18,6 +18,7 @@ pub fn start_router(folder: &Path, listener: &TcpListener) -> Router {
         trusted_uid: rustix::process::geteuid().as_raw(),
         timeouts: Timeouts { leave_idle: Duration::from_millis(50), ..Timeouts::default() },
         connection_limits: ConnectionLimits::default(),
+        ssh_socket: None,
     })
     .unwrap()
 }

@@ -5,7 +5,7 @@
 //!
 //! In: on the requests' socket, a message with these descriptors: a file with the [`Order`] as JSON, a socket of the
 //! command's own (its line), and on pipes its three standard streams. On the line: a byte is a signal for the
-//! command's session; its end means that nobody wants to know more. Out, on the line: see [`Said`].
+//! command's session; its end means that nobody wants the command any more. Out, on the line: see [`Said`].
 //!
 //! Invariant: what lies between fork and exec can be looked into by nobody in the dyno, as the first process
 //! itself: not being dumpable is inherited, and every descriptor but the standard streams closes at exec before that ends.
@@ -81,7 +81,14 @@ impl Guest {
     fn hear(&self) -> bool {
         let mut signal = [0];
         match sys::receive_now(self.line.as_fd(), &mut signal) {
-            Ok(0) => false,
+            Ok(0) => {
+                // `supervise` does not want it any more, and a signal that it sent may have found no room.
+                if !self.ended {
+                    sys::kill(self.pid, libc::SIGKILL);
+                    self.signal_session(libc::SIGKILL);
+                }
+                false
+            }
             Ok(_) => {
                 if !self.ended {
                     sys::kill(self.pid, i32::from(signal[0]));

@@ -5,7 +5,7 @@
 //! slowness reaches the dyno's log or another client.
 //!
 //! Invariants: a command whose client or control is gone gets SIGHUP at once and SIGKILL after [`HANGUP_MS`]; one
-//! `ExecEnded` is told for each command that was asked for, after all its output.
+//! `ExecEnded` is told for each other command that was asked for, after all its output.
 
 use super::super::inside::Said;
 use crate::dyno_init::outlet::Outlet;
@@ -63,7 +63,10 @@ impl Guests {
 
     /// Has a command run. `runs`: the dyno's own does. `owner` may open the streams again as `/dev/stdout`.
     pub fn start(&mut self, id: u32, order: &Order, runs: bool, owner: u32) {
-        let living = self.all.iter().filter(|guest| guest.status.is_none()).count();
+        // Those that have ended count until that has been told: their output is kept here.
+        let counts =
+            |guest: &&Guest| guest.failure.is_none() && (guest.hung_up.is_none() || guest.status.is_none());
+        let living = self.all.iter().filter(counts).count();
         let asked = match &self.requests {
             _ if living >= MAX_EXECS => {
                 Err(Failure::new(format!("{MAX_EXECS} other commands run in the dyno already")))

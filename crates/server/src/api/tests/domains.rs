@@ -209,10 +209,14 @@ async fn features_are_switched_by_name_or_id() {
         .iter()
         .map(|feature| feature["name"].as_str().expect("text"))
         .collect();
-    assert_eq!(
-        names,
-        ["http-end-to-end-http2", "http-redirect-to-https", "http-session-affinity", "sleep-when-idle"]
-    );
+    let expected = [
+        "http-end-to-end-http2",
+        "http-redirect-to-https",
+        "http-session-affinity",
+        "runtime-heroku-exec",
+        "sleep-when-idle",
+    ];
+    assert_eq!(names, expected);
     assert!(all.as_array().expect("a list").iter().all(|feature| feature["enabled"] == false));
     let id = all[2]["id"].as_str().expect("an id");
     for (path, body, enabled) in [
