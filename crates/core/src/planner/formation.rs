@@ -137,6 +137,10 @@ impl Scope<'_> {
 
     /// Other types: the old one ends, then the new one starts.
     fn plan_other(&self, plan: &mut Plan) {
+        let runs =
+            |dyno: &&&DynoActual| dyno.phase == Phase::Up && dyno.draining_at.is_none() && !dyno.retired;
+        // One at a time, and while all others run.
+        let mut may_cycle = self.dynos.iter().filter(runs).count() >= self.quantity as usize;
         for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none()) {
             let unwanted = dyno.retired || dyno.ordinal > self.quantity;
             match dyno.phase {
@@ -149,7 +153,11 @@ impl Scope<'_> {
                 _ if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),
                 _ if dyno.stop_requested => self.retire(dyno, RetireCause::Stopped, plan),
                 _ if !self.is_current(dyno) => self.retire(dyno, RetireCause::Replaced, plan),
-                _ if self.is_due(dyno) => self.retire(dyno, RetireCause::Cycled, plan),
+                _ if self.is_due(dyno) => {
+                    if std::mem::take(&mut may_cycle) {
+                        self.retire(dyno, RetireCause::Cycled, plan);
+                    }
+                }
                 _ => self.wake_for_cycle(dyno, plan),
             }
         }
@@ -186,7 +194,7 @@ impl Scope<'_> {
         let awake = !self.idle && dyno.rest == Rest::Awake;
         let runs = awake && dyno.phase == Phase::Up && !dyno.retired && dyno.draining_at.is_none();
         let after_ms = self.desired.cycle_after_ms.filter(|_| runs)?;
-        Some(cycle_at(dyno.id, dyno.created_at, after_ms))
+        Some(cycle_at(dyno.id, dyno.created_at, after_ms, self.actual.watched_since))
     }
 
     fn is_due(&self, dyno: &DynoActual) -> bool {

@@ -103,6 +103,8 @@ pub struct AppActual {
     /// Back-off of slots that crashed.
     pub crashes: Vec<Crash>,
     pub activity: Activity,
+    /// Since when the app has been watched without a gap; [`Steady`] fills it in.
+    pub watched_since: Millis,
 }
 
 /// How far a dyno has come.
@@ -253,7 +255,7 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
     for dyno in &actual.dynos {
         see_out(dyno, now, &mut plan);
         if dyno.kind != DynoKind::Formation {
-            one_off::plan(dyno, desired.cycle_after_ms, now, &mut plan);
+            one_off::plan(dyno, desired.cycle_after_ms, actual.watched_since, now, &mut plan);
         }
     }
     // What was read as wanted is older than what already runs: decide nothing on it.

@@ -6,7 +6,13 @@ use crate::Millis;
 use crate::dyno::DynoKind;
 
 /// The next step of one one-off that is not on its way out.
-pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Millis, plan: &mut Plan) {
+pub(super) fn plan(
+    dyno: &DynoActual,
+    cycle_after_ms: Option<Millis>,
+    watched_since: Millis,
+    now: Millis,
+    plan: &mut Plan,
+) {
     if dyno.draining_at.is_some() {
         return;
     }
@@ -38,7 +44,10 @@ pub(super) fn plan(dyno: &DynoActual, cycle_after_ms: Option<Millis>, now: Milli
             let cycled = cycle_after_ms.filter(|_| dyno.kind == DynoKind::Run);
             let ends = [
                 (dyno.expires_at, RetireCause::Expired),
-                (cycled.map(|after| cycle_at(dyno_id, dyno.created_at, after)), RetireCause::Cycled),
+                (
+                    cycled.map(|after| cycle_at(dyno_id, dyno.created_at, after, watched_since)),
+                    RetireCause::Cycled,
+                ),
             ];
             let next =
                 ends.into_iter().filter_map(|(at, cause)| Some((at?, cause))).min_by_key(|(at, _)| *at);

@@ -33,11 +33,13 @@ enum Of {
 pub struct Steady {
     /// The time as the row has it, and as the planner is told.
     known: HashMap<Of, (Millis, Millis)>,
+    since: Option<Millis>,
 }
 
 impl Steady {
     /// Puts all times of `actual` into the time in which it is now `now`; by the wall clock it is `wall`.
     pub fn translate(&mut self, actual: &mut AppActual, wall: Millis, now: Millis) {
+        actual.watched_since = *self.since.get_or_insert(now);
         let earlier = std::mem::take(&mut self.known);
         let known = &mut self.known;
         let mut put = |of: Of, at: &mut Millis, first_sight: &dyn Fn(Millis) -> Millis| {

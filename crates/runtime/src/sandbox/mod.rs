@@ -313,7 +313,7 @@ impl SandboxDriver {
             },
             Some(plan) => connection::bury(shared, dyno_id, Some(&plan)),
             // After a reboot: its last lines, and its end if it had one before, are on the disk.
-            None if shared.folders.has_run(dyno_id) => connection::bury(shared, dyno_id, None),
+            None if !lives && shared.folders.has_run(dyno_id) => connection::bury(shared, dyno_id, None),
             // Of a start that did not get far, there is nothing to tell.
             None => {
                 Arc::clone(shared)

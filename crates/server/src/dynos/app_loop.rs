@@ -382,6 +382,7 @@ impl AppLoop {
             dynos: snapshot.dynos.iter().map(|row| self.dyno_actual(row)).collect(),
             crashes: snapshot.crashes.clone(),
             activity: self.activity(),
+            watched_since: 0,
         }
     }
 

@@ -19,7 +19,7 @@ const PROBE_LIMIT: Duration = Duration::from_millis(BOOT_TIMEOUT_MS);
 /// How a dyno came to its end.
 enum End {
     /// Its last process ended with this status, which may have been the kernel's doing for want of memory.
-    Exited { status: i32, oom_killed: bool },
+    Exited { status: i32, oom_killed: bool, at_ms: Millis },
     /// It never ran.
     NotStarted { reason: String },
     /// Its dyno-init died; nobody knows how it ended.
@@ -82,8 +82,8 @@ impl AppLoop {
                 self.log(&row, log_text::EXIT_TIMEOUT);
                 self.log(&row, log_text::STOPPING_REMAINING);
             }
-            DynoEvent::Exited { status, oom_killed, .. } => {
-                self.record_end(&row, End::Exited { status, oom_killed }).await?;
+            DynoEvent::Exited { status, oom_killed, at_us } => {
+                self.record_end(&row, End::Exited { status, oom_killed, at_ms: at_us / 1_000 }).await?;
             }
             DynoEvent::StartFailed { message } => {
                 self.record_end(&row, End::NotStarted { reason: message }).await?;
@@ -231,7 +231,7 @@ impl AppLoop {
 
     fn log_end(&self, row: &Dyno, end: &End, state: DynoState) {
         match end {
-            End::Exited { status, oom_killed } => {
+            End::Exited { status, oom_killed, .. } => {
                 if *oom_killed {
                     if let Some(quota) = memory::quota(row) {
                         // The kernel kills at the limit: that much it had.
@@ -265,7 +265,9 @@ impl AppLoop {
                     && crash.restart_generation == row.restart_generation
             })
             .map_or(0, |crash| crash.crashes);
-        let up_for_ms = (row.state == DynoState::Up).then(|| now - row.updated_at);
+        // It may have ended long before this was heard of: while control or the whole node was down.
+        let ended_at = if let End::Exited { at_ms, .. } = end { *at_ms } else { now };
+        let up_for_ms = (row.state == DynoState::Up).then(|| ended_at - row.updated_at);
         let (crashes, next_start_at) = match end {
             End::NotStarted { .. } => planner::after_failed_start(earlier, now),
             End::Exited { .. } | End::Lost => planner::after_crash(earlier, up_for_ms, now),
