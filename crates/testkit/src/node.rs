@@ -66,6 +66,8 @@ pub struct NodeOptions {
 /// A running node.
 #[derive(Debug)]
 pub struct TestNode {
+    /// With [`NodeOptions::disk_bytes`]. First, because it is mounted in the folder, which goes after it.
+    pub disk: Option<SmallDisk>,
     folder: TempDir,
     pub data: PathBuf,
     /// Where commands run.
@@ -76,8 +78,6 @@ pub struct TestNode {
     pub router: SocketAddr,
     pub owner: Owner,
     pub tunnel: Tunnel,
-    /// With [`NodeOptions::disk_bytes`].
-    pub disk: Option<SmallDisk>,
 }
 
 impl TestNode {
