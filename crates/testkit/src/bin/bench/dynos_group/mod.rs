@@ -1,5 +1,6 @@
 //! The group `dynos`: what a dyno's life takes.
 
+mod idle;
 mod sleep;
 mod start;
 
@@ -9,6 +10,7 @@ use crate::Figure;
 pub fn measure() -> Vec<Figure> {
     let mut figures = start::measure();
     figures.extend(sleep::measure());
+    figures.extend(idle::measure());
     figures
 }
 
