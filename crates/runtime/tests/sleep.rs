@@ -39,7 +39,7 @@ async fn frozen(handle: &mut DynoHandle, sleep_id: u64) {
     until(handle, |event| *event == DynoEvent::Frozen { sleep_id }).await;
 }
 
-/// The dyno's processes, by its cgroup; not those that are dead and not buried yet.
+/// The dyno's processes, by its cgroup; not those that are dead and not buried yet, or gone since they were listed.
 fn processes(dyno_id: DynoId) -> Vec<String> {
     let name = dyno_id.to_string();
     let mut found: Vec<String> = fs::read_dir("/proc")
@@ -49,10 +49,21 @@ fn processes(dyno_id: DynoId) -> Vec<String> {
             fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|text| text.contains(&name))
         })
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|pid| !stat_of(pid).starts_with('Z'))
+        .filter(|pid| !matches!(stat_of(pid).chars().next(), None | Some('Z' | 'X')))
         .collect();
     found.sort();
     found
+}
+
+/// None of its processes is left. What was killed has left its cgroup a moment before it counts as dead, so this
+/// asks again; what is frozen stays however often one asks.
+async fn assert_gone(dyno_id: DynoId) {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + LIMIT;
+    while !processes(dyno_id).is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", processes(dyno_id));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +175,7 @@ async fn a_frozen_dyno_stops_dies_and_is_removed_like_any_other() {
     until_line(&mut removed, "ready").await;
     frozen(&mut removed, 1).await;
     node.driver().remove(removed.dyno_id).await.unwrap();
-    assert!(processes(removed.dyno_id).is_empty());
+    assert_gone(removed.dyno_id).await;
 
     // Its dyno-init is killed while it is frozen: it dies with it, and is known to have.
     let mut orphan = node.start(spec(line)).await;
@@ -172,7 +183,7 @@ async fn a_frozen_dyno_stops_dies_and_is_removed_like_any_other() {
     frozen(&mut orphan, 1).await;
     kill_dyno_init(&node, orphan.dyno_id);
     assert_eq!(finish(&mut orphan).await.1, DynoEvent::Lost);
-    assert!(processes(orphan.dyno_id).is_empty());
+    assert_gone(orphan.dyno_id).await;
     node.driver().remove(orphan.dyno_id).await.unwrap();
 
     // The same while control is away; and one that sleeps on through it.
@@ -198,7 +209,7 @@ async fn a_frozen_dyno_stops_dies_and_is_removed_like_any_other() {
     }
     for dyno_id in [orphan_id, sleeper_id] {
         node.driver().remove(dyno_id).await.unwrap();
-        assert!(processes(dyno_id).is_empty());
+        assert_gone(dyno_id).await;
     }
     node.close().await;
 }
