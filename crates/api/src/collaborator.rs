@@ -3,7 +3,7 @@
 use crate::Timestamp;
 use crate::reference::Named;
 use ferroku_core::app::App;
-use ferroku_core::collaborator::Collaborator as Stored;
+use ferroku_core::collaborator::{Collaborator as Stored, Permission as Granted};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -35,25 +35,27 @@ pub struct User {
     pub id: Uuid,
 }
 
+impl From<Granted> for Permission {
+    fn from(permission: Granted) -> Self {
+        let description = match permission {
+            Granted::View => "Can see the app and its logs",
+            Granted::Deploy => "Can fetch and push code, change config vars and run commands",
+            Granted::Operate => "Can scale, restart, change config vars, domains and maintenance",
+            Granted::Manage => "Can rename, transfer and destroy the app, and say who has access",
+        };
+        Self { description: description.to_owned(), name: permission.name().to_owned() }
+    }
+}
+
 impl Collaborator {
     /// The collaborator as the API shows it.
     pub fn new(collaborator: &Stored, app: &App) -> Self {
         let is_owner = collaborator.account_id == app.owner_id;
-        let permission = |name: &str| Permission {
-            description: match name {
-                "view" => "Can see the app, its config and its logs",
-                "deploy" => "Can push code and roll back",
-                "operate" => "Can change config and scale",
-                _ => "Can rename, transfer and destroy the app",
-            }
-            .to_owned(),
-            name: name.to_owned(),
-        };
         Self {
             app: Named::app(app),
             created_at: collaborator.created_at.into(),
             id: collaborator.id,
-            permissions: collaborator.permissions.iter().map(|name| permission(name)).collect(),
+            permissions: collaborator.permissions.iter().map(|one| Permission::from(*one)).collect(),
             role: Some(if is_owner { "owner" } else { "collaborator" }.to_owned()),
             updated_at: collaborator.updated_at.into(),
             user: User { email: collaborator.email.clone(), federated: false, id: collaborator.account_id.0 },

@@ -68,7 +68,7 @@ impl OauthAuthorization {
             grant: None,
             id: stored.id.0,
             refresh_token: None,
-            scope: stored.scope.clone(),
+            scope: stored.scope.names(),
             session: None,
             updated_at: stored.updated_at.into(),
             user: User { email: account.email.clone(), full_name: account.name.clone(), id: account.id.0 },

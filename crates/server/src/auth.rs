@@ -5,8 +5,9 @@
 //! are drawn from 238 random bits and looked up by their SHA-256, so that neither the database nor the time
 //! a comparison takes says anything of them. A password is accepted only where a token is made from it (`login`).
 //!
-//! Every handler that touches an app takes one of [`ViewApp`], [`OperateApp`], [`ManageApp`]: each asks
-//! `ferroku_core::authorize` before the handler runs.
+//! A handler says what it is about to do by the extractor that it takes ([`ViewApp`], [`OperateApp`], [`Browse`] ...):
+//! each asks `ferroku_core::authorize` before the handler runs. There is no extractor that only tells who it is. The test
+//! `api/tests/authorization.rs` walks every route with every role.
 
 use crate::api::conventions::{RequestContext, request_context};
 use crate::error::ApiError;
@@ -14,9 +15,9 @@ use crate::node::{Node, now_ms};
 use axum::extract::{FromRequestParts, RawPathParams};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ferroku_core::account::{Account, Role};
+use ferroku_core::account::Account;
 use ferroku_core::app::App;
-use ferroku_core::authorize::{Object, Verb, authorize};
+use ferroku_core::authorize::{Object, Principal, Refusal, Relation, Verb, authorize};
 use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
 use ferroku_store::{accounts, apps, collaborators};
@@ -41,7 +42,8 @@ pub enum Credentials {
     Basic { user: String, password: SecretString },
 }
 
-/// Whoever sent a request, known by a valid access token.
+/// Whoever sent a request, known by a valid access token. What it may do is still to be asked: a handler takes one of
+/// the extractors below, which do.
 #[derive(Debug, Clone)]
 pub struct Authenticated {
     pub account: Account,
@@ -50,25 +52,108 @@ pub struct Authenticated {
     pub actor: Actor,
 }
 
-/// The app named by the path's `{app}`, which the sender may see.
-#[derive(Debug, Clone)]
-pub struct ViewApp {
-    pub app: App,
-    pub user: Authenticated,
+impl Authenticated {
+    /// As `authorize` knows it.
+    pub fn principal(&self) -> Principal<'_> {
+        principal(&self.account, &self.authorization)
+    }
+
+    /// Refuses unless the sender may do this to its own account, or to the node.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn require(&self, verb: Verb) -> Result<(), ApiError> {
+        let object = match verb {
+            Verb::SeeNode | Verb::Administer => Object::Node,
+            _ => Object::Account(self.account.id),
+        };
+        authorize(self.principal(), verb, object)
+            .map_err(|refusal| refused(refusal, "Only the node's owner and its admins may do this."))
+    }
+
+    /// Whether it is one of those who run the node, and sees every app.
+    pub fn sees_every_app(&self) -> bool {
+        authorize(self.principal(), Verb::SeeNode, Object::Node).is_ok()
+    }
 }
 
-/// The app named by the path's `{app}`, which the sender may change the code, config and formation of.
-#[derive(Debug, Clone)]
-pub struct OperateApp {
-    pub app: App,
-    pub user: Authenticated,
+/// An account with a token, as `authorize` knows it.
+pub fn principal<'a>(account: &'a Account, authorization: &'a OauthAuthorization) -> Principal<'a> {
+    Principal { account_id: account.id, role: account.role, scopes: &authorization.scope }
 }
 
-/// The app named by the path's `{app}`, which the sender may rename and destroy.
-#[derive(Debug, Clone)]
-pub struct ManageApp {
-    pub app: App,
-    pub user: Authenticated,
+/// Declares an extractor for each verb of an app: the app named by the path's `{app}`, and who may do that to it.
+macro_rules! app_extractors {
+    ($($(#[$doc:meta])* $name:ident = $verb:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            pub app: App,
+            pub user: Authenticated,
+        }
+
+        impl FromRequestParts<Arc<Node>> for $name {
+            type Rejection = ApiError;
+
+            async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
+                let (app, user) = app_of_path(parts, node, Verb::$verb).await?;
+                Ok(Self { app, user })
+            }
+        }
+    )*};
+}
+
+/// Declares an extractor for each verb of the sender's own account, or of the node: who may do that.
+macro_rules! user_extractors {
+    ($($(#[$doc:meta])* $name:ident = $verb:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name(pub Authenticated);
+
+        impl FromRequestParts<Arc<Node>> for $name {
+            type Rejection = ApiError;
+
+            async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
+                let user = authenticate(node, parts).await?;
+                user.require(Verb::$verb)?;
+                Ok(Self(user))
+            }
+        }
+    )*};
+}
+
+app_extractors! {
+    /// May see the app.
+    ViewApp = View,
+    /// May read its config vars.
+    ReadConfigApp = ReadConfig,
+    /// May change its config vars.
+    WriteConfigApp = WriteConfig,
+    /// May choose what code is built.
+    PushApp = Push,
+    /// May put an older release or slug in force.
+    ReleaseApp = Release,
+    /// May run commands in its dynos.
+    RunApp = Run,
+    /// May scale and restart it, and change what it is reached by.
+    OperateApp = Operate,
+    /// May change some of its settings; the handler asks which, by [`require_app`].
+    ChangeApp = Change,
+    /// May destroy it.
+    ManageApp = Manage,
+}
+
+user_extractors! {
+    /// May see its own account.
+    ViewAccount = ViewAccount,
+    /// May change its own account, and what logs in as it.
+    ChangeAccount = ChangeAccount,
+    /// May list what it has and what the node offers.
+    Browse = Browse,
+    /// May make something new.
+    Create = Create,
+    /// May see what the whole node does.
+    SeeNode = SeeNode,
 }
 
 /// Reads the `Authorization` header.
@@ -99,7 +184,7 @@ pub fn credentials(headers: &HeaderMap) -> Result<Credentials, ApiError> {
 ///
 /// # Errors
 /// 401; 429 when the account has made too many requests.
-pub async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, ApiError> {
+async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, ApiError> {
     let context = request_context(parts);
     let token = match credentials(&parts.headers)? {
         Credentials::Bearer(token) => token,
@@ -128,25 +213,82 @@ pub async fn by_token(
     }))
 }
 
-/// The app with this id or name, when the account may do `verb` to it.
+/// Who sent a request, when it may do `verb` to its own account or to the node.
 ///
 /// # Errors
-/// 404 when there is none; 403 when it is another's.
-pub async fn find_app(node: &Node, account: &Account, id_or_name: &str, verb: Verb) -> Result<App, ApiError> {
-    let app = apps::find(&node.store, id_or_name).await?.ok_or_else(|| ApiError::not_found("app"))?;
-    let is_collaborator = collaborators::exists(&node.store, app.id, account.id).await?;
-    if authorize(account, verb, Object::App(&app, is_collaborator)) {
-        return Ok(app);
-    }
-    Err(ApiError::forbidden(match authorize(account, Verb::View, Object::App(&app, is_collaborator)) {
-        true => format!("You do not have permission to do this to the app {}. Ask its owner.", app.name),
-        false => format!("You do not have access to the app {}.", app.name),
-    }))
+/// 401; 403; 429.
+pub async fn user_of(node: &Node, parts: &Parts, verb: Verb) -> Result<Authenticated, ApiError> {
+    let user = authenticate(node, parts).await?;
+    user.require(verb)?;
+    Ok(user)
 }
 
-/// Whether the account sees every app of the node.
-pub fn sees_every_app(account: &Account) -> bool {
-    matches!(account.role, Role::Owner | Role::Admin)
+/// The app of this id or name and who sent the request, when it may do `verb` to it.
+///
+/// # Errors
+/// 401; 403; 404; 429.
+pub async fn app_of(
+    node: &Node,
+    parts: &Parts,
+    id_or_name: &str,
+    verb: Verb,
+) -> Result<(App, Authenticated), ApiError> {
+    let user = authenticate(node, parts).await?;
+    Ok((find_app(node, user.principal(), id_or_name, verb).await?, user))
+}
+
+/// The app with this id or name, when the principal may do `verb` to it.
+///
+/// # Errors
+/// 404 when there is none; 403 when it is another's, or the token is not for that.
+pub async fn find_app(
+    node: &Node,
+    principal: Principal<'_>,
+    id_or_name: &str,
+    verb: Verb,
+) -> Result<App, ApiError> {
+    if !principal.scopes.allow(verb.scope()) {
+        // Before the app is looked for: the token tells nothing of what there is.
+        return Err(refused(Refusal::Scope(verb.scope()), ""));
+    }
+    let app = apps::find(&node.store, id_or_name).await?.ok_or_else(|| ApiError::not_found("app"))?;
+    require_app(node, principal, &app, verb).await?;
+    Ok(app)
+}
+
+/// Refuses unless the principal may do `verb` to the app.
+///
+/// # Errors
+/// 403.
+pub async fn require_app(
+    node: &Node,
+    principal: Principal<'_>,
+    app: &App,
+    verb: Verb,
+) -> Result<(), ApiError> {
+    let relation = Relation {
+        is_owner: app.owner_id == principal.account_id,
+        permissions: collaborators::permissions(&node.store, app.id, principal.account_id).await?,
+    };
+    authorize(principal, verb, Object::App(&relation)).map_err(|refusal| match refusal {
+        Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the app {}.", app.name)),
+        refusal => {
+            let message =
+                format!("You do not have permission to do this to the app {}. Ask its owner.", app.name);
+            refused(refusal, &message)
+        }
+    })
+}
+
+/// The answer for a refusal; `message` is for one that no other scope would lift.
+fn refused(refusal: Refusal, message: &str) -> ApiError {
+    match refusal {
+        Refusal::Scope(scope) => ApiError::forbidden(format!(
+            "The scope of this OAuth authorization does not allow access to this resource: it needs {}.",
+            scope.name()
+        )),
+        Refusal::Stranger | Refusal::Forbidden => ApiError::forbidden(message),
+    }
 }
 
 /// A new access token.
@@ -189,14 +331,6 @@ pub fn redact(token: &SecretString) -> String {
     }
 }
 
-impl FromRequestParts<Arc<Node>> for Authenticated {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
-        authenticate(node, parts).await
-    }
-}
-
 async fn app_of_path(
     parts: &mut Parts,
     node: &Arc<Node>,
@@ -209,34 +343,7 @@ async fn app_of_path(
     let name = params.iter().find(|(name, _)| *name == "app").map(|(_, value)| value.to_owned());
     let name =
         name.ok_or_else(|| ApiError::internal(anyhow::anyhow!("a route without {{app}} asks for an app")))?;
-    Ok((find_app(node, &user.account, &name, verb).await?, user))
-}
-
-impl FromRequestParts<Arc<Node>> for ViewApp {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
-        let (app, user) = app_of_path(parts, node, Verb::View).await?;
-        Ok(Self { app, user })
-    }
-}
-
-impl FromRequestParts<Arc<Node>> for OperateApp {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
-        let (app, user) = app_of_path(parts, node, Verb::Operate).await?;
-        Ok(Self { app, user })
-    }
-}
-
-impl FromRequestParts<Arc<Node>> for ManageApp {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
-        let (app, user) = app_of_path(parts, node, Verb::Manage).await?;
-        Ok(Self { app, user })
-    }
+    Ok((find_app(node, user.principal(), &name, verb).await?, user))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::login::hash_password;
 use crate::node::now_ms;
 use anyhow::{Context, bail, ensure};
 use ferroku_core::account::Role;
+use ferroku_core::oauth_authorization::Scopes;
 use ferroku_core::{AccountId, AuthorizationId};
 use ferroku_store::accounts::NewAccount;
 use ferroku_store::oauth_authorizations::NewAuthorization;
@@ -97,7 +98,7 @@ pub async fn ensure_owner(store: &Store, data: &Path, email: &str) -> anyhow::Re
         id: AuthorizationId(Uuid::new_v4()),
         account_id,
         description: API_KEY_DESCRIPTION,
-        scope: &["global".to_owned()],
+        scope: &Scopes::global(),
         token_hash: &token_hash,
         token_redacted: &token_redacted,
         expires_at: None,

@@ -11,6 +11,7 @@ use crate::releases::{ConfigChange, NewRelease, SlugChange};
 use crate::row::{Columns, failed, failed_or_taken};
 use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, releases, write};
 use ferroku_core::app::App;
+use ferroku_core::collaborator::Permission;
 use ferroku_core::event::Actor;
 use ferroku_core::release::FIRST_DESCRIPTIONS;
 use ferroku_core::uids::{APP_UIDS, FIRST_APP_UID};
@@ -75,8 +76,7 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
             updated_at: now,
         };
         insert(&mut tx, &app).await?;
-        let permissions = &collaborators::OWNER_PERMISSIONS;
-        collaborators::create(&mut tx, app.id, app.owner_id, permissions, now).await?;
+        collaborators::create(&mut tx, app.id, app.owner_id, &Permission::ALL.into(), now).await?;
         let event = NewEvent { app_id: Some(app.id), actor, kind: "app.create", log_message: None };
         events::append(&mut tx, event, now).await?;
         for description in FIRST_DESCRIPTIONS {

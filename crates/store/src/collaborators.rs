@@ -2,13 +2,10 @@
 
 use crate::row::{Columns, failed, failed_or_taken, json};
 use crate::{Connection, Result, Store};
-use ferroku_core::collaborator::Collaborator;
+use ferroku_core::collaborator::{Collaborator, Permissions};
 use ferroku_core::{AccountId, AppId, Millis};
 use sqlx::any::AnyRow;
 use uuid::Uuid;
-
-/// What an owner may do, in Heroku's words.
-pub const OWNER_PERMISSIONS: [&str; 4] = ["deploy", "manage", "operate", "view"];
 
 /// Adds an account to an app.
 ///
@@ -18,7 +15,7 @@ pub async fn create(
     tx: &mut Connection,
     app_id: AppId,
     account_id: AccountId,
-    permissions: &[&str],
+    permissions: &Permissions,
     now: Millis,
 ) -> Result<()> {
     sqlx::query(
@@ -28,7 +25,7 @@ pub async fn create(
     .bind(Uuid::new_v4().to_string())
     .bind(app_id.to_string())
     .bind(account_id.to_string())
-    .bind(json(&permissions))
+    .bind(json(permissions))
     .bind(now)
     .execute(&mut *tx)
     .await
@@ -52,18 +49,18 @@ pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Collaborator>> {
     rows.iter().map(collaborator).collect()
 }
 
-/// Whether the account is a collaborator of the app.
+/// What the account may do to the app as its collaborator: nothing when it is none.
 ///
 /// # Errors
 /// The database failed.
-pub async fn exists(store: &Store, app_id: AppId, account_id: AccountId) -> Result<bool> {
-    let row = sqlx::query("SELECT id FROM collaborator WHERE app_id = $1 AND account_id = $2")
+pub async fn permissions(store: &Store, app_id: AppId, account_id: AccountId) -> Result<Permissions> {
+    let row = sqlx::query("SELECT permissions FROM collaborator WHERE app_id = $1 AND account_id = $2")
         .bind(app_id.to_string())
         .bind(account_id.to_string())
         .fetch_optional(store.reader())
         .await
         .map_err(failed("look a collaborator up"))?;
-    Ok(row.is_some())
+    row.map_or(Ok(Permissions::new()), |row| row.json("permissions"))
 }
 
 fn collaborator(row: &AnyRow) -> Result<Collaborator> {

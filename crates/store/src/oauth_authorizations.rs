@@ -4,7 +4,7 @@ use crate::events::NewEvent;
 use crate::row::{Columns, failed, json};
 use crate::{Connection, Result, Store, events, write};
 use ferroku_core::event::Actor;
-use ferroku_core::oauth_authorization::OauthAuthorization;
+use ferroku_core::oauth_authorization::{OauthAuthorization, Scopes};
 use ferroku_core::{AccountId, AuthorizationId, Millis};
 use sqlx::any::AnyRow;
 
@@ -18,7 +18,7 @@ pub struct NewAuthorization<'a> {
     pub id: AuthorizationId,
     pub account_id: AccountId,
     pub description: &'a str,
-    pub scope: &'a [String],
+    pub scope: &'a Scopes,
     /// Lower-case hex SHA-256 of the token.
     pub token_hash: &'a str,
     pub token_redacted: &'a str,
@@ -62,7 +62,7 @@ pub async fn create(
         id: new.id,
         account_id: new.account_id,
         description: new.description.to_owned(),
-        scope: new.scope.to_vec(),
+        scope: new.scope.clone(),
         token_redacted: new.token_redacted.to_owned(),
         expires_at: new.expires_at,
         created_at: now,

@@ -3,6 +3,7 @@
 mod support;
 
 use ferroku_core::account::Role;
+use ferroku_core::oauth_authorization::Scopes;
 use ferroku_core::{AccountId, AuthorizationId};
 use ferroku_store::accounts::NewAccount;
 use ferroku_store::oauth_authorizations::NewAuthorization;
@@ -17,7 +18,7 @@ async fn authorize(store: &Store, account_id: AccountId, hash: &str, expires_at:
         id: AuthorizationId(Uuid::new_v4()),
         account_id,
         description: "test",
-        scope: &["global".to_owned()],
+        scope: &Scopes::global(),
         token_hash: hash,
         token_redacted: "HRKU-ab**********cd",
         expires_at,
@@ -74,7 +75,7 @@ async fn a_token_is_known_by_its_hash_until_it_expires_or_is_deleted() {
         }
         let listed = oauth_authorizations::list(&store, actor.account_id, 20).await.expect("listed");
         assert_eq!(listed.len(), 1);
-        assert_eq!((&listed[0].scope[..], listed[0].expires_at), (&["global".to_owned()][..], None));
+        assert_eq!((&listed[0].scope, listed[0].expires_at), (&Scopes::global(), None));
         oauth_authorizations::delete(&store, &listed[0], &actor, 30).await.expect("deleted");
         assert!(accounts::by_token_hash(&store, "for-ever", 31).await.expect("read").is_none());
     })

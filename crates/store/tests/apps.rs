@@ -2,6 +2,7 @@
 
 mod support;
 
+use ferroku_core::collaborator::Permission;
 use ferroku_core::config_var::{ConfigPatch, ConfigVars, MAX_CONFIG_BYTES};
 use ferroku_core::dyno::{DynoKind, DynoState};
 use ferroku_core::event::Actor;
@@ -412,13 +413,14 @@ async fn an_account_sees_its_own_apps_and_those_it_collaborates_on() {
         assert_eq!((seen(&me).await, seen(&you).await), (vec!["mine".to_owned()], vec!["yours".to_owned()]));
         let add = || async {
             write!(&store, tx => {
-                collaborators::create(&mut tx, mine.id, you.account_id, &["view"], 5).await
+                collaborators::create(&mut tx, mine.id, you.account_id, &[Permission::View].into(), 5).await
             })
         };
         add().await.expect("added");
         assert!(matches!(add().await, Err(StoreError::Taken { .. })));
         assert_eq!(seen(&you).await, ["mine", "yours"]);
-        assert!(collaborators::exists(&store, mine.id, you.account_id).await.expect("read"));
+        let granted = collaborators::permissions(&store, mine.id, you.account_id).await.expect("read");
+        assert_eq!(granted, [Permission::View].into());
         assert_eq!(names(apps::list(&store).await.expect("listed")), ["mine", "yours"]);
         assert_eq!(accounts::emails(&store).await.expect("read").len(), 2);
     })

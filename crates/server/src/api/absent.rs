@@ -4,19 +4,17 @@
 //! what Heroku says of an account or app that has none: an empty list, or 404 with the noun.
 
 use crate::api::accounts::own;
-use crate::auth::{Authenticated, ViewApp};
+use crate::api::routes::{Routes, get};
+use crate::auth::{Browse, ViewApp};
 use crate::error::ApiError;
-use crate::node::Node;
+use axum::Json;
 use axum::extract::Path;
-use axum::routing::get;
-use axum::{Json, Router};
-use std::sync::Arc;
 
 type Nothing = Json<[(); 0]>;
 
 /// The endpoints of these nouns.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/account/features", get(none))
         .route("/account/features/{feature}", get(no_feature))
         .route("/account/keys", get(none))
@@ -34,7 +32,7 @@ pub fn routes() -> Router<Arc<Node>> {
         .route("/teams", get(none))
 }
 
-async fn none(_user: Authenticated) -> Nothing {
+async fn none(_user: Browse) -> Nothing {
     Json([])
 }
 
@@ -42,7 +40,7 @@ async fn none_of_app(_app: ViewApp) -> Nothing {
     Json([])
 }
 
-async fn no_feature(_user: Authenticated) -> ApiError {
+async fn no_feature(_user: Browse) -> ApiError {
     ApiError::not_found("feature")
 }
 
@@ -50,7 +48,7 @@ async fn no_coupling(_app: ViewApp) -> ApiError {
     ApiError::not_found("pipeline coupling")
 }
 
-async fn no_quota(user: Authenticated, Path(account): Path<String>) -> Result<Nothing, ApiError> {
+async fn no_quota(Browse(user): Browse, Path(account): Path<String>) -> Result<Nothing, ApiError> {
     own(&user, &account)?;
     Err(ApiError::not_found("account quota"))
 }

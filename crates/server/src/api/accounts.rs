@@ -1,26 +1,26 @@
 //! `/account`, `/users/~` and the account's rate limit.
 
 use crate::api::body::Body;
-use crate::auth::Authenticated;
+use crate::api::routes::{Routes, get};
+use crate::auth::{Authenticated, ChangeAccount, ViewAccount};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::account::Account;
 use ferroku_api::rate_limit::RateLimit;
 use serde::Deserialize;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/account", get(show).patch(update))
         .route("/account/rate-limits", get(rate_limit))
         .route("/users/{user}", get(show_user))
 }
 
-async fn show(user: Authenticated) -> Json<Account> {
+async fn show(ViewAccount(user): ViewAccount) -> Json<Account> {
     Json(Account::from(&user.account))
 }
 
@@ -32,7 +32,7 @@ struct Update {
 
 async fn update(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    ChangeAccount(user): ChangeAccount,
     Body(update): Body<Update>,
 ) -> Result<Json<Account>, ApiError> {
     let Some(name) = update.name else { return Ok(Json(Account::from(&user.account))) };
@@ -41,12 +41,15 @@ async fn update(
     Ok(Json(Account::from(&account)))
 }
 
-async fn show_user(user: Authenticated, Path(name): Path<String>) -> Result<Json<Account>, ApiError> {
+async fn show_user(
+    ViewAccount(user): ViewAccount,
+    Path(name): Path<String>,
+) -> Result<Json<Account>, ApiError> {
     own(&user, &name)?;
     Ok(Json(Account::from(&user.account)))
 }
 
-async fn rate_limit(State(node): State<Arc<Node>>, user: Authenticated) -> Json<RateLimit> {
+async fn rate_limit(State(node): State<Arc<Node>>, ViewAccount(user): ViewAccount) -> Json<RateLimit> {
     Json(RateLimit { remaining: node.rate_limits.remaining(user.account.id, now_ms()) })
 }
 

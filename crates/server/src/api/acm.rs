@@ -4,21 +4,21 @@ use crate::api::apps::present_stored;
 use crate::api::body::Body;
 use crate::api::domains::changed;
 use crate::api::links::Links;
+use crate::api::routes::{Routes, post};
 use crate::auth::OperateApp;
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use ferroku_api::app::App;
 use ferroku_store::acm;
 use serde::Deserialize;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/apps/{app}/acm", post(enable).patch(refresh).delete(disable))
+pub fn routes() -> Routes {
+    Routes::new().route("/apps/{app}/acm", post(enable).patch(refresh).delete(disable))
 }
 
 #[derive(Deserialize)]

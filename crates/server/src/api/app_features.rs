@@ -2,13 +2,13 @@
 
 use crate::api::body::{Body, flag};
 use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::app_feature::AppFeature;
 use ferroku_core::app::App;
 use ferroku_core::app_feature::{FEATURES, Feature};
@@ -22,8 +22,8 @@ const SORT_FIELDS: [SortField<AppFeature>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/features", get(list))
         .route("/apps/{app}/features/{feature}", get(show).patch(update))
 }

@@ -4,19 +4,20 @@ use crate::api::accounts::own;
 use crate::api::body::{Body, flag};
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
-use crate::auth::{Authenticated, ManageApp, OperateApp, ViewApp, sees_every_app};
+use crate::api::routes::{Routes, get};
+use crate::auth::{self, Authenticated, Browse, ChangeApp, ManageApp, ViewApp};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::app::App;
 use ferroku_core::AppId;
 use ferroku_core::app::{
     App as Stored, DEFAULT_REGION, DEFAULT_STACK, check_name, random_name, resolve_stack,
 };
+use ferroku_core::authorize::Verb;
 use ferroku_store::apps::{AppChange, NewApp};
 use ferroku_store::{StoreError, accounts, apps, domains};
 use http::StatusCode;
@@ -32,8 +33,8 @@ const SORT_FIELDS: [SortField<App>; 2] =
     [("name", |app| SortKey::Text(app.name.clone())), ("id", |app| SortKey::Text(app.id.to_string()))];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps", get(list).post(create))
         .route("/apps/{app}", get(show).patch(update).delete(destroy))
         .route("/users/{user}/apps", get(list_of_user))
@@ -63,7 +64,7 @@ struct Update {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    auth::Create(user): auth::Create,
     links: Links,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<App>), ApiError> {
@@ -122,11 +123,11 @@ async fn create_random(node: &Node, user: &Authenticated, stack: &str) -> Result
 
 async fn list(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    Browse(user): Browse,
     links: Links,
     range: ListRange,
 ) -> Result<Response, ApiError> {
-    let apps = if sees_every_app(&user.account) {
+    let apps = if user.sees_every_app() {
         apps::list(&node.store).await?
     } else {
         apps::list_for_account(&node.store, user.account.id).await?
@@ -136,7 +137,7 @@ async fn list(
 
 async fn list_of_user(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    Browse(user): Browse,
     Path(name): Path<String>,
     links: Links,
     range: ListRange,
@@ -156,20 +157,17 @@ async fn show(
 
 async fn update(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    ChangeApp { app, user }: ChangeApp,
     links: Links,
     Body(update): Body<Update>,
 ) -> Result<Json<App>, ApiError> {
+    if update.maintenance.is_some() || update.build_stack.is_some() {
+        auth::require_app(&node, user.principal(), &app, Verb::Operate).await?;
+    }
     let mut change = AppChange { maintenance: update.maintenance, ..AppChange::default() };
     if let Some(name) = update.name.filter(|name| *name != app.name) {
         // Renaming takes the old name away from everybody: the owner's to do.
-        crate::auth::find_app(
-            &node,
-            &user.account,
-            &app.id.to_string(),
-            ferroku_core::authorize::Verb::Manage,
-        )
-        .await?;
+        auth::require_app(&node, user.principal(), &app, Verb::Manage).await?;
         check_name(&name).map_err(ApiError::invalid_params)?;
         let own_name = app.default_host(&node.config.domain);
         let below = format!(".{own_name}");

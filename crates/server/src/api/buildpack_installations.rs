@@ -4,13 +4,13 @@
 //! list, so the registry of this node answers with what its own `PUT` takes.
 
 use crate::api::body::Body;
-use crate::auth::{OperateApp, ViewApp};
+use crate::api::routes::{Routes, get};
+use crate::auth::{PushApp, ViewApp};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::buildpack_installation::{BuildpackInstallation, Update};
 use ferroku_buildpacks::registry::BUILT_IN;
 use ferroku_core::AppId;
@@ -22,8 +22,8 @@ use serde::Serialize;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/buildpack-installations", get(list).put(replace))
         .route("/buildpacks/{name}", get(find_in_registry))
 }
@@ -43,7 +43,7 @@ async fn list(
 
 async fn replace(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    PushApp { app, user }: PushApp,
     Body(update): Body<Update>,
 ) -> Result<Json<Vec<BuildpackInstallation>>, ApiError> {
     if update.updates.len() > MAX_BUILDPACKS {

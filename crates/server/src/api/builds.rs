@@ -5,15 +5,15 @@
 
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
-use crate::auth::{OperateApp, ViewApp};
+use crate::api::routes::{Routes, delete, get};
+use crate::auth::{PushApp, ViewApp};
 use crate::builds::output::Progress;
 use crate::error::ApiError;
 use crate::node::Node;
+use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
-use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use ferroku_api::build::{Build, SourceBlob};
 use ferroku_core::BuildId;
@@ -36,8 +36,8 @@ const SORT_FIELDS: [SortField<Build>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/builds", get(list).post(create))
         .route("/apps/{app}/builds/{build}", get(show).delete(cancel))
         .route("/apps/{app}/build-cache", delete(purge_cache))
@@ -70,7 +70,7 @@ async fn show(
 }
 
 /// Source archives are not taken yet by this node; git is.
-async fn create(OperateApp { app, .. }: OperateApp) -> ApiError {
+async fn create(PushApp { app, .. }: PushApp) -> ApiError {
     let message = format!(
         "This node builds what is pushed by git, not source archives: push to {}.git instead.",
         app.name
@@ -80,7 +80,7 @@ async fn create(OperateApp { app, .. }: OperateApp) -> ApiError {
 
 async fn cancel(
     State(node): State<Arc<Node>>,
-    OperateApp { app, .. }: OperateApp,
+    PushApp { app, .. }: PushApp,
     links: Links,
     Path((_, build)): Path<(String, String)>,
 ) -> Result<Json<Build>, ApiError> {
@@ -96,7 +96,7 @@ async fn cancel(
 
 async fn purge_cache(
     State(node): State<Arc<Node>>,
-    OperateApp { app, .. }: OperateApp,
+    PushApp { app, .. }: PushApp,
 ) -> Result<Json<ferroku_api::reference::Id>, ApiError> {
     node.builds.purge_cache(app.id).await.map_err(ApiError::internal)?;
     Ok(Json(ferroku_api::reference::Id { id: app.id.0 }))

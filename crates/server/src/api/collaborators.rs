@@ -1,17 +1,17 @@
 //! `/apps/X/collaborators`: who works on an app.
 
+use crate::api::routes::{Routes, get};
 use crate::auth::ViewApp;
 use crate::error::ApiError;
 use crate::node::Node;
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::collaborator::Collaborator;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/apps/{app}/collaborators", get(list))
+pub fn routes() -> Routes {
+    Routes::new().route("/apps/{app}/collaborators", get(list))
 }
 
 async fn list(

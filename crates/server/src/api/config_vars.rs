@@ -3,32 +3,32 @@
 //! Every change makes one release, unless it changes nothing.
 
 use crate::api::body::Body;
-use crate::auth::OperateApp;
+use crate::api::routes::{Routes, get};
+use crate::auth::{ReadConfigApp, WriteConfigApp};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_core::config_var::{ConfigPatch, ConfigVars};
 use ferroku_store::releases;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/apps/{app}/config-vars", get(list).patch(update))
+pub fn routes() -> Routes {
+    Routes::new().route("/apps/{app}/config-vars", get(list).patch(update))
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
-    OperateApp { app, .. }: OperateApp,
+    ReadConfigApp { app, .. }: ReadConfigApp,
 ) -> Result<Json<ConfigVars>, ApiError> {
     Ok(Json(releases::app_config_vars(&node.store, app.id).await?))
 }
 
 async fn update(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    WriteConfigApp { app, user }: WriteConfigApp,
     Body(patch): Body<ConfigPatch>,
 ) -> Result<Json<ConfigVars>, ApiError> {
     crash_point::hit("config_vars.before_commit");

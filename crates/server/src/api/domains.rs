@@ -2,14 +2,14 @@
 
 use crate::api::body::Body;
 use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp, random_letters};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::domain::Domain;
 use ferroku_core::app::App;
 use ferroku_core::domain::{CNAME_LETTERS, Domain as Stored, check_place, cname, normalize};
@@ -31,8 +31,8 @@ const SORT_FIELDS: [SortField<Domain>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/domains", get(list).post(create))
         .route("/apps/{app}/domains/{domain}", get(show).patch(update).delete(destroy))
 }

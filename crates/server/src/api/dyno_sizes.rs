@@ -1,29 +1,27 @@
 //! `/dyno-sizes`: what a dyno may use.
 
 use crate::api::range::{ListRange, SortField, SortKey};
-use crate::auth::{Authenticated, ViewApp};
+use crate::api::routes::{Routes, get};
+use crate::auth::{Browse, ViewApp};
 use crate::error::ApiError;
-use crate::node::Node;
+use axum::Json;
 use axum::extract::Path;
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::dyno_size::DynoSize;
 use ferroku_core::dyno_size::DYNO_SIZES;
-use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<DynoSize>; 2] =
     [("id", |size| SortKey::Text(size.id.to_string())), ("name", |size| SortKey::Text(size.name.clone()))];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/dyno-sizes", get(list))
         .route("/dyno-sizes/{size}", get(show))
         .route("/apps/{app}/available-dyno-sizes", get(list_available))
 }
 
-async fn list(_: Authenticated, range: ListRange) -> Response {
+async fn list(_: Browse, range: ListRange) -> Response {
     answer(&range)
 }
 
@@ -31,7 +29,7 @@ async fn list_available(_: ViewApp, range: ListRange) -> Response {
     answer(&range)
 }
 
-async fn show(_: Authenticated, Path(name): Path<String>) -> Result<Json<DynoSize>, ApiError> {
+async fn show(_: Browse, Path(name): Path<String>) -> Result<Json<DynoSize>, ApiError> {
     let sizes = DYNO_SIZES.iter().map(DynoSize::from);
     let found =
         sizes.into_iter().find(|size| size.name.eq_ignore_ascii_case(&name) || size.id.to_string() == name);

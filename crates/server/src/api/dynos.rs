@@ -7,16 +7,16 @@ use crate::api::body::{Body, flag};
 use crate::api::formations::no_process_type;
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
-use crate::auth::{OperateApp, ViewApp};
+use crate::api::routes::{Routes, delete, get, post};
+use crate::auth::{OperateApp, RunApp, ViewApp};
 use crate::crash_point;
 use crate::dynos::{InsideRequest, RunError, RunRequest, check_up, substitute, terminal_size};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use crate::rendezvous::Session;
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
 use ferroku_api::dyno::Dyno;
 use ferroku_core::app::App;
 use ferroku_core::config_var::MAX_CONFIG_BYTES;
@@ -52,8 +52,8 @@ const SORT_FIELDS: [SortField<Dyno>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/dynos", get(list).post(create).delete(restart_all))
         .route("/apps/{app}/dynos/{dyno}", get(show).post(run_inside).delete(restart))
         .route("/apps/{app}/dynos/{dyno}/actions/stop", post(stop))
@@ -107,7 +107,7 @@ fn present(node: &Node, stored: &Stored, app: &App) -> Dyno {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    RunApp { app, user }: RunApp,
     links: Links,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Dyno>), ApiError> {
@@ -129,7 +129,7 @@ async fn create(
 /// `heroku run:inside`: the command runs once its client has come to the rendezvous.
 async fn run_inside(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    RunApp { app, user }: RunApp,
     Path((_, name)): Path<(String, String)>,
     links: Links,
     Body(create): Body<Create>,

@@ -7,14 +7,14 @@
 
 use crate::api::body::Body;
 use crate::api::dynos::{find_awake, shown};
-use crate::auth::{Authenticated, Credentials, authenticate, credentials, find_app};
+use crate::api::routes::{Routes, get, put};
+use crate::auth::{Authenticated, Credentials, app_of, credentials};
 use crate::dynos::check_up;
 use crate::error::ApiError;
 use crate::node::Node;
 use crate::ssh::parse_client_key;
+use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
-use axum::routing::{get, put};
-use axum::{Json, Router};
 use ferroku_core::app::App;
 use ferroku_core::app_feature::{self, EXEC};
 use ferroku_core::authorize::Verb;
@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/api/v2", get(list)).route("/api/v2/{dyno}", put(register))
+pub fn routes() -> Routes {
+    Routes::new().route("/api/v2", get(list)).route("/api/v2/{dyno}", put(register))
 }
 
 /// The app that the credentials name, which the sender may run commands in.
@@ -38,13 +38,13 @@ impl FromRequestParts<Arc<Node>> for ExecApp {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
-        let user = authenticate(node, parts).await?;
         let Credentials::Basic { user: app, .. } = credentials(&parts.headers)? else {
             let message =
                 "Name the app as the user of Basic credentials, with an access token as the password.";
             return Err(ApiError::bad_request(message));
         };
-        Ok(Self { app: find_app(node, &user.account, &app, Verb::Operate).await?, user })
+        let (app, user) = app_of(node, parts, &app, Verb::Run).await?;
+        Ok(Self { app, user })
     }
 }
 

@@ -4,15 +4,15 @@
 
 use crate::api::body::Body;
 use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::crash_point;
 use crate::dynos::Allotment;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::formation::Formation;
 use ferroku_core::app::App;
 use ferroku_core::dyno_size;
@@ -31,8 +31,8 @@ const SORT_FIELDS: [SortField<Formation>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/formation", get(list).patch(update_batch))
         .route("/apps/{app}/formation/{formation}", get(show).patch(update))
 }

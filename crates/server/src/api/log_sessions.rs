@@ -9,6 +9,7 @@
 
 use super::body::Body;
 use super::links::Links;
+use crate::api::routes::{Routes, get, post};
 use crate::auth::ViewApp;
 use crate::error::ApiError;
 use crate::listener::ClientConnection;
@@ -16,7 +17,6 @@ use crate::log_stream::{self, Wanted};
 use crate::node::{Node, now_ms};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{get, post};
 use axum::{Extension, Json};
 use ferroku_api::Timestamp;
 use ferroku_api::log_session::{Create, LogSession};
@@ -44,8 +44,8 @@ const MAX_NAME_BYTES: usize = 100;
 const TOKEN_PURPOSE: &str = "log_session/token/1";
 
 /// The endpoints of this noun.
-pub fn routes() -> axum::Router<Arc<Node>> {
-    axum::Router::new().route("/apps/{app}/log-sessions", post(create)).route("/logs/{token}", get(read))
+pub fn routes() -> Routes {
+    Routes::new().route("/apps/{app}/log-sessions", post(create)).route("/logs/{token}", get(read))
 }
 
 async fn create(

@@ -1,13 +1,12 @@
 //! `GET /metrics`: for Prometheus, with the token of the node's owner or an admin.
 
-use crate::auth::{Authenticated, sees_every_app};
+use crate::api::routes::{Routes, get};
+use crate::auth::SeeNode;
 use crate::error::ApiError;
 use crate::metrics::{Facts, render};
 use crate::node::Node;
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use ferroku_store::{apps, dynos, sni_endpoints};
 use http::header::CONTENT_TYPE;
 use std::sync::Arc;
@@ -16,14 +15,11 @@ use std::sync::Arc;
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The endpoint.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/metrics", get(show))
+pub fn routes() -> Routes {
+    Routes::new().route("/metrics", get(show))
 }
 
-async fn show(State(node): State<Arc<Node>>, user: Authenticated) -> Result<Response, ApiError> {
-    if !sees_every_app(&user.account) {
-        return Err(ApiError::forbidden("Only the node's owner and its admins may read its metrics."));
-    }
+async fn show(State(node): State<Arc<Node>>, _user: SeeNode) -> Result<Response, ApiError> {
     let names = apps::list(&node.store).await?.into_iter().map(|app| (app.id, app.name)).collect();
     let facts = Facts {
         names,

@@ -23,19 +23,31 @@ pub mod oauth_authorizations;
 pub mod range;
 pub mod regions;
 pub mod releases;
+pub mod routes;
 pub mod slugs;
 pub mod sni_endpoints;
 pub mod stacks;
 #[cfg(test)]
 mod tests;
 
+use crate::api::routes::Routes;
 use crate::node::Node;
 use axum::middleware;
 use std::sync::Arc;
 
 /// The whole API as one axum app.
 pub fn app(node: Arc<Node>) -> axum::Router {
-    axum::Router::new()
+    routes()
+        .into_router()
+        .method_not_allowed_fallback(conventions::unknown_method)
+        .fallback(conventions::unknown_route)
+        .layer(middleware::from_fn(conventions::apply))
+        .with_state(node)
+}
+
+/// Every route. Each needs a row in `tests/authorization.txt`.
+pub fn routes() -> Routes {
+    Routes::new()
         .merge(absent::routes())
         .merge(accounts::routes())
         .merge(acm::routes())
@@ -59,8 +71,4 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .merge(sni_endpoints::routes())
         .merge(crate::git::routes::routes())
         .merge(stacks::routes())
-        .method_not_allowed_fallback(conventions::unknown_method)
-        .fallback(conventions::unknown_route)
-        .layer(middleware::from_fn(conventions::apply))
-        .with_state(node)
 }

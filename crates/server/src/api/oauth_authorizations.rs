@@ -2,16 +2,17 @@
 
 use crate::api::body::Body;
 use crate::api::conventions::{RequestContext, request_context};
-use crate::auth::{self, Authenticated, Credentials};
+use crate::api::routes::{Routes, delete, get};
+use crate::auth::{self, Authenticated, ChangeAccount, Credentials};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use crate::secrets::API_KEY_DESCRIPTION;
+use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
-use axum::routing::{delete, get};
-use axum::{Json, Router};
 use ferroku_api::oauth_authorization::{Create, OauthAuthorization};
 use ferroku_core::account::Account;
-use ferroku_core::oauth_authorization::OauthAuthorization as Stored;
+use ferroku_core::authorize::Verb;
+use ferroku_core::oauth_authorization::{OauthAuthorization as Stored, Scopes};
 use ferroku_core::{AuthorizationId, Millis};
 use ferroku_store::events::NewEvent;
 use ferroku_store::oauth_authorizations::{self, NewAuthorization};
@@ -28,15 +29,15 @@ const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_EXPIRES_IN_SECONDS: i64 = 100 * 365 * 24 * 3600;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/oauth/authorizations", get(list).post(create))
         .route("/oauth/authorizations/{authorization}", get(show).delete(destroy))
         .route("/oauth/sessions", get(sessions))
         .route("/oauth/sessions/{session}", delete(no_session))
 }
 
-/// An account that proved itself by a token or by its password.
+/// An account that proved itself by its password, or by a token that may do everything: what it makes may outlive it.
 struct LoggedIn {
     account: Account,
     context: RequestContext,
@@ -56,7 +57,7 @@ impl FromRequestParts<Arc<Node>> for LoggedIn {
             accounts::record_login(&node.store, account.id, now_ms()).await?;
             return Ok(Self { account, context });
         }
-        let user = auth::authenticate(node, parts).await?;
+        let user = auth::user_of(node, parts, Verb::ChangeAccount).await?;
         Ok(Self { account: user.account, context })
     }
 }
@@ -77,10 +78,11 @@ async fn create(
             format!("Invalid value for expires_in: not between 1 and {MAX_EXPIRES_IN_SECONDS} seconds.");
         return Err(ApiError::invalid_params(message));
     }
-    let scope = create.scope.filter(|scope| !scope.is_empty()).unwrap_or_else(|| vec!["global".to_owned()]);
-    if scope != ["global"] {
-        return Err(ApiError::invalid_params("Invalid value for scope: this node grants only `global`."));
-    }
+    let scope = match create.scope.filter(|names| !names.is_empty()) {
+        Some(names) => Scopes::parse(&names)
+            .map_err(|error| ApiError::invalid_params(format!("Invalid value for scope: {error}.")))?,
+        None => Scopes::global(),
+    };
     let token = auth::new_token();
     let (token_hash, token_redacted) = (auth::token_hash(&token), auth::redact(&token));
     let new = NewAuthorization {
@@ -116,7 +118,7 @@ async fn write_authorization(
 
 async fn list(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    ChangeAccount(user): ChangeAccount,
 ) -> Result<Json<Vec<OauthAuthorization>>, ApiError> {
     let now = now_ms();
     let stored = oauth_authorizations::list(&node.store, user.account.id, now).await?;
@@ -126,7 +128,7 @@ async fn list(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    ChangeAccount(user): ChangeAccount,
     Path(id): Path<String>,
 ) -> Result<Json<OauthAuthorization>, ApiError> {
     let stored = find(&node, &user, &id).await?;
@@ -135,7 +137,7 @@ async fn show(
 
 async fn destroy(
     State(node): State<Arc<Node>>,
-    user: Authenticated,
+    ChangeAccount(user): ChangeAccount,
     Path(id): Path<String>,
 ) -> Result<Json<OauthAuthorization>, ApiError> {
     let stored = find(&node, &user, &id).await?;
@@ -144,11 +146,11 @@ async fn destroy(
 }
 
 /// Sessions belong to browsers; this node has none.
-async fn sessions(_user: Authenticated) -> Json<[(); 0]> {
+async fn sessions(_user: ChangeAccount) -> Json<[(); 0]> {
     Json([])
 }
 
-async fn no_session(_user: Authenticated) -> ApiError {
+async fn no_session(_user: ChangeAccount) -> ApiError {
     ApiError::not_found("session")
 }
 

@@ -1,26 +1,26 @@
 //! `/regions`: the node itself.
 
-use crate::auth::Authenticated;
+use crate::api::routes::{Routes, get};
+use crate::auth::Browse;
 use crate::error::ApiError;
 use crate::node::Node;
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::region::Region;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/regions", get(list)).route("/regions/{region}", get(show))
+pub fn routes() -> Routes {
+    Routes::new().route("/regions", get(list)).route("/regions/{region}", get(show))
 }
 
-async fn list(State(node): State<Arc<Node>>, _user: Authenticated) -> Result<Json<[Region; 1]>, ApiError> {
+async fn list(State(node): State<Arc<Node>>, _user: Browse) -> Result<Json<[Region; 1]>, ApiError> {
     Ok(Json([region(&node).await?]))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _user: Authenticated,
+    _user: Browse,
     Path(name): Path<String>,
 ) -> Result<Json<Region>, ApiError> {
     let region = region(&node).await?;

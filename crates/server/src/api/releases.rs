@@ -6,16 +6,16 @@
 use crate::api::body::Body;
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
-use crate::auth::{OperateApp, ViewApp};
+use crate::api::routes::{Routes, get};
+use crate::auth::{ReadConfigApp, ReleaseApp, ViewApp};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use crate::release_output::ReleaseOutput;
+use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::release::Release;
 use ferroku_core::app::App;
 use ferroku_core::config_var::ConfigVars;
@@ -37,8 +37,8 @@ const SORT_FIELDS: [SortField<Release>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/releases", get(list).post(create))
         .route("/apps/{app}/releases/{release}", get(show))
         .route("/apps/{app}/releases/{release}/config-vars", get(config_vars))
@@ -95,7 +95,7 @@ async fn show(
 
 async fn config_vars(
     State(node): State<Arc<Node>>,
-    OperateApp { app, .. }: OperateApp,
+    ReadConfigApp { app, .. }: ReadConfigApp,
     Path((_, release)): Path<(String, String)>,
 ) -> Result<Json<ConfigVars>, ApiError> {
     let stored = find(&node, &app, &release).await?;
@@ -104,7 +104,7 @@ async fn config_vars(
 
 async fn create(
     State(node): State<Arc<Node>>,
-    OperateApp { app, user }: OperateApp,
+    ReleaseApp { app, user }: ReleaseApp,
     links: Links,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Release>), ApiError> {

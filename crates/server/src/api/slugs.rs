@@ -1,20 +1,20 @@
 //! `/apps/X/slugs/S`: what a build made.
 
 use crate::api::links::Links;
+use crate::api::routes::{Routes, get};
 use crate::auth::ViewApp;
 use crate::error::ApiError;
 use crate::node::Node;
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::slug::Slug;
 use ferroku_core::SlugId;
 use ferroku_store::slugs;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/apps/{app}/slugs/{slug}", get(show))
+pub fn routes() -> Routes {
+    Routes::new().route("/apps/{app}/slugs/{slug}", get(show))
 }
 
 async fn show(

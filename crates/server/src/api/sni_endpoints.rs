@@ -3,15 +3,15 @@
 use crate::api::body::Body;
 use crate::api::domains::changed;
 use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::certificate::{self, Checked};
 use crate::crash_point;
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::sni_endpoint::SniEndpoint;
 use ferroku_core::app::App;
 use ferroku_core::sni_endpoint::{SniEndpoint as Stored, random_name};
@@ -30,8 +30,8 @@ const SORT_FIELDS: [SortField<SniEndpoint>; 2] = [
 ];
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/apps/{app}/sni-endpoints", get(list).post(create))
         .route("/apps/{app}/sni-endpoints/{endpoint}", get(show).patch(update).delete(destroy))
 }

@@ -1,26 +1,26 @@
 //! `/stacks`: the root file systems that dynos can have.
 
-use crate::auth::Authenticated;
+use crate::api::routes::{Routes, get};
+use crate::auth::Browse;
 use crate::error::ApiError;
 use crate::node::Node;
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use ferroku_api::stack::Stack;
 use std::sync::Arc;
 
 /// The endpoints of this noun.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new().route("/stacks", get(list)).route("/stacks/{stack}", get(show))
+pub fn routes() -> Routes {
+    Routes::new().route("/stacks", get(list)).route("/stacks/{stack}", get(show))
 }
 
-async fn list(State(node): State<Arc<Node>>, _user: Authenticated) -> Result<Json<[Stack; 1]>, ApiError> {
+async fn list(State(node): State<Arc<Node>>, _user: Browse) -> Result<Json<[Stack; 1]>, ApiError> {
     Ok(Json([stack(&node).await?]))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _user: Authenticated,
+    _user: Browse,
     Path(name): Path<String>,
 ) -> Result<Json<Stack>, ApiError> {
     let stack = stack(&node).await?;

@@ -1,5 +1,6 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
+mod authorization;
 mod domains;
 mod formations;
 
@@ -10,6 +11,7 @@ use ferroku_api::release::Release;
 use ferroku_api::{Client, ClientError};
 use ferroku_core::account::Role;
 use ferroku_core::config_var::ConfigPatch;
+use ferroku_core::oauth_authorization::Scopes;
 use ferroku_core::{AccountId, AuthorizationId};
 use ferroku_store::accounts::{self, NewAccount};
 use ferroku_store::oauth_authorizations::{self, NewAuthorization};
@@ -47,29 +49,47 @@ impl Api {
 
     /// A client of another account, which may do nothing on the node but have apps.
     async fn member(&self, email: &str) -> Client {
+        let account_id = self.account(email, Role::Member).await;
+        Client::new(&self.url, &self.token(account_id, &Scopes::global()).await)
+    }
+
+    /// A new account.
+    async fn account(&self, email: &str, role: Role) -> AccountId {
+        let id = AccountId(Uuid::new_v4());
+        let new = NewAccount { id, email, name: None, password_hash: "", role };
+        let made: Result<(), StoreError> = async {
+            write!(&self.node.store, tx => {
+                accounts::create(&mut tx, &new, 0).await?;
+                Ok(())
+            })
+        }
+        .await;
+        made.expect("an account");
+        id
+    }
+
+    /// A token of an account's.
+    async fn token(&self, account_id: AccountId, scope: &Scopes) -> String {
         let token = new_token();
-        let account_id = AccountId(Uuid::new_v4());
-        let account = NewAccount { id: account_id, email, name: None, password_hash: "", role: Role::Member };
         let (hash, redacted) = (token_hash(&token), redact(&token));
-        let authorization = NewAuthorization {
+        let new = NewAuthorization {
             id: AuthorizationId(Uuid::new_v4()),
             account_id,
             description: "test",
-            scope: &[],
+            scope,
             token_hash: &hash,
             token_redacted: &redacted,
             expires_at: None,
         };
         let made: Result<(), StoreError> = async {
             write!(&self.node.store, tx => {
-                accounts::create(&mut tx, &account, 0).await?;
-                oauth_authorizations::create(&mut tx, &authorization, 0).await?;
+                oauth_authorizations::create(&mut tx, &new, 0).await?;
                 Ok(())
             })
         }
         .await;
-        made.expect("a member");
-        Client::new(&self.url, token.expose_secret())
+        made.expect("a token");
+        token.expose_secret().to_owned()
     }
 
     /// Sends a request by hand.
@@ -397,7 +417,7 @@ async fn bad_requests_are_answered_in_herokus_shape() {
         ("DELETE", "/account", "", 405, "does not support that HTTP method"),
         ("POST", "/oauth/authorizations", r#"{"expires_in": -1}"#, 422, "expires_in"),
         ("POST", "/oauth/authorizations", r#"{"expires_in": 9223372036854775807}"#, 422, "expires_in"),
-        ("POST", "/oauth/authorizations", r#"{"scope": ["read"]}"#, 422, "scope"),
+        ("POST", "/oauth/authorizations", r#"{"scope": ["all"]}"#, 422, "\"all\" is no scope"),
         ("GET", "/oauth/authorizations/x", "", 404, "Couldn't find that authorization."),
     ];
     for (method, path, body, expected, message) in cases {

@@ -1,20 +1,19 @@
 //! The paths that git clients ask for: who it is, which app, and then git itself.
 
-use super::{Caller, Endpoint, refuse};
+use super::{Caller, Endpoint, refuse, service};
+use crate::api::routes::{Routes, get, post};
 use crate::auth;
 use crate::error::ApiError;
 use crate::node::Node;
-use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
 use ferroku_core::authorize::Verb;
 use http::request::Parts;
 use std::sync::Arc;
 
 /// `APP.git` and what is below it.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/{repository}/info/refs", get(info_refs))
         .route("/{repository}/git-upload-pack", post(upload_pack))
         .route("/{repository}/git-receive-pack", post(receive_pack))
@@ -39,7 +38,7 @@ async fn serve(
     endpoint: Endpoint,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let caller = match admit(&node, &parts, &repository).await {
+    let caller = match admit(&node, &parts, &repository, verb(endpoint, &parts)).await {
         Ok(caller) => caller,
         Err(error) => return refuse(error.status, &error.message),
     };
@@ -49,10 +48,21 @@ async fn serve(
     node.builds.git().serve(endpoint, caller, request, move || builds.after_push(app_id)).await
 }
 
-/// Who asks, and for which app.
-async fn admit(node: &Node, parts: &Parts, repository: &str) -> Result<Caller, ApiError> {
-    let user = auth::authenticate(node, parts).await?;
-    let name = repository.strip_suffix(".git").ok_or_else(|| ApiError::not_found("app"))?;
-    let app = auth::find_app(node, &user.account, name, Verb::Operate).await?;
+/// What a request wants of the app: what comes after `info/refs` is told by its query.
+fn verb(endpoint: Endpoint, parts: &Parts) -> Verb {
+    match endpoint {
+        Endpoint::UploadPack => Verb::Fetch,
+        Endpoint::ReceivePack => Verb::Push,
+        Endpoint::InfoRefs => match service(parts.uri.query().unwrap_or_default()) {
+            Some("git-receive-pack") => Verb::Push,
+            _ => Verb::Fetch,
+        },
+    }
+}
+
+/// Who asks, and for which app. A name without `.git` is no repository's, but who asks comes first.
+async fn admit(node: &Node, parts: &Parts, repository: &str, verb: Verb) -> Result<Caller, ApiError> {
+    let name = repository.strip_suffix(".git").unwrap_or_default();
+    let (app, user) = auth::app_of(node, parts, name, verb).await?;
     Ok(Caller { app, actor: user.actor })
 }

@@ -4,10 +4,11 @@ use super::channel;
 use super::door::Door;
 use super::keys::Registered;
 use crate::api::exec::is_enabled;
-use crate::auth::find_app;
+use crate::auth::{find_app, principal};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use ferroku_core::authorize::Verb;
+use ferroku_core::oauth_authorization::OauthAuthorization;
 use ferroku_store::{accounts, oauth_authorizations};
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -67,11 +68,11 @@ impl Guest {
             let account_id = registered.actor.account_id;
             let Some(account) = accounts::find(store, account_id).await? else { return Ok(false) };
             let valid = oauth_authorizations::list(store, account_id, now_ms()).await?;
-            if !valid.iter().any(|authorization| authorization.id == registered.authorization_id) {
-                return Ok(false);
-            }
+            let is_meant = |one: &&OauthAuthorization| one.id == registered.authorization_id;
+            let Some(authorization) = valid.iter().find(is_meant) else { return Ok(false) };
+            let who = principal(&account, authorization);
             // By its id: names move from app to app.
-            let app = find_app(&self.node, &account, &registered.app_id.to_string(), Verb::Operate).await?;
+            let app = find_app(&self.node, who, &registered.app_id.to_string(), Verb::Run).await?;
             is_enabled(&self.node, &app).await
         };
         let looked: Result<bool, ApiError> = looked.await;

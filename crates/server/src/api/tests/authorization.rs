@@ -1,0 +1,225 @@
+//! Every route of the router table with every role, compared with `authorization.txt`, which a person can read.
+
+use super::Api;
+use crate::api;
+use crate::node::now_ms;
+use axum::body::{Body, to_bytes};
+use ferroku_core::account::Role;
+use ferroku_core::collaborator::Permission::{self, Deploy, Manage, Operate, View};
+use ferroku_core::event::Actor;
+use ferroku_core::oauth_authorization::{Scope, Scopes};
+use ferroku_core::slug::ProcessTypes;
+use ferroku_core::{AccountId, AppId};
+use ferroku_store::apps::{self, NewApp};
+use ferroku_store::{StoreError, collaborators, formations, oauth_authorizations, write};
+use http::{Method, Request, StatusCode};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+const APP: &str = "walk";
+const OWNER: &str = "ada@example.com";
+/// A body that no handler takes: whoever is let in is told so, and nothing happens.
+const NO_BODY: &str = "[]";
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// A line of the table.
+struct Row {
+    method: Method,
+    /// As in the router table; a query may follow.
+    path: &'static str,
+    body: &'static str,
+    cells: Vec<&'static str>,
+}
+
+/// The table's columns and rows.
+fn table() -> (Vec<&'static str>, Vec<Row>) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/tests/authorization.txt");
+    // Read, not included, so that a new row is no new build; it stays for as long as the test runs.
+    let text: &'static str = std::fs::read_to_string(file).expect("the table").leak();
+    let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let columns = lines.next().expect("a header").split_whitespace().skip(2).collect();
+    let row = |line: &'static str| {
+        let mut words = line.split_whitespace().peekable();
+        let method = words.next().expect("a method").parse().expect("a method");
+        let path = words.next().expect("a path");
+        let body = words.next_if(|word| word.starts_with("{\"")).unwrap_or(NO_BODY);
+        Row { method, path, body, cells: words.collect() }
+    };
+    (columns, lines.map(row).collect())
+}
+
+/// An app with all kinds of people around it.
+struct World {
+    api: Api,
+    router: axum::Router,
+    owner: Actor,
+    /// By the table's columns; None sends no credentials.
+    tokens: BTreeMap<&'static str, Option<String>>,
+    /// By what they may do to the app.
+    collaborators: Vec<(AccountId, Vec<Permission>)>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let api = Api::start().await;
+        let router = api::app(api.node.clone());
+        let account_id = api.account(OWNER, Role::Member).await;
+        let owner = Actor { account_id, email: OWNER.to_owned(), remote_address: None, request_id: None };
+        let mut tokens = BTreeMap::from([("none", None), ("nown", Some(api.owner.api_key.clone()))]);
+        let scopes = [
+            ("iden", Scope::Identity),
+            ("read", Scope::Read),
+            ("writ", Scope::Write),
+            ("rdpr", Scope::ReadProtected),
+            ("wrpr", Scope::WriteProtected),
+            ("owne", Scope::Global),
+        ];
+        for (column, scope) in scopes {
+            tokens.insert(column, Some(api.token(account_id, &Scopes::from_iter([scope])).await));
+        }
+        let mut collaborators = Vec::new();
+        let people: [(&str, Role, &[Permission]); 7] = [
+            ("stra", Role::Member, &[]),
+            ("coll", Role::Member, &[View, Deploy, Operate]),
+            ("view", Role::Member, &[View]),
+            ("depl", Role::Member, &[View, Deploy]),
+            ("oper", Role::Member, &[View, Operate]),
+            ("mana", Role::Member, &[View, Manage]),
+            ("nadm", Role::Admin, &[]),
+        ];
+        for (column, role, permissions) in people {
+            let id = api.account(&format!("{column}@example.com"), role).await;
+            tokens.insert(column, Some(api.token(id, &Scopes::global()).await));
+            if !permissions.is_empty() {
+                collaborators.push((id, permissions.to_vec()));
+            }
+        }
+        Self { api, router, owner, tokens, collaborators }
+    }
+
+    /// Makes the app, unless it is there, and an authorization of its owner's to be looked at. Gives its id.
+    async fn restore(&self) -> String {
+        let store = &self.api.node.store;
+        if apps::find(store, APP).await.expect("read").is_none() {
+            let new = NewApp { id: AppId(Uuid::new_v4()), name: APP, stack: "heroku-24", region: "us" };
+            let app = apps::create(store, &new, &self.owner, now_ms()).await.expect("an app");
+            let types: ProcessTypes = [("web".to_owned(), "serve".to_owned())].into_iter().collect();
+            let made: Result<(), StoreError> = async {
+                write!(store, tx => {
+                    for (id, permissions) in &self.collaborators {
+                        let permissions = permissions.iter().copied().collect();
+                        collaborators::create(&mut tx, app.id, *id, &permissions, 0).await?;
+                    }
+                    formations::apply_process_types(&mut tx, app.id, &types, true, 5).await
+                })
+            }
+            .await;
+            made.expect("its people");
+        }
+        let id = self.owner.account_id;
+        let own = oauth_authorizations::list(store, id, now_ms()).await.expect("listed");
+        let disposable = own.iter().find(|one| one.scope == Scopes::default());
+        match disposable {
+            Some(one) => one.id.to_string(),
+            None => {
+                self.api.token(id, &Scopes::default()).await;
+                Box::pin(self.restore()).await
+            }
+        }
+    }
+
+    /// What a request of this row is answered when the column's role sends it.
+    async fn ask(&self, row: &Row, column: &str, authorization: &str) -> String {
+        let uri = concrete(row.path, authorization);
+        let mut request = Request::builder().method(&row.method).uri(&uri);
+        if let Some(token) = &self.tokens[column] {
+            use base64::Engine;
+            // The app as the user is what `/api/v2` wants, and nobody else minds.
+            let basic = base64::engine::general_purpose::STANDARD.encode(format!("{APP}:{token}"));
+            request = request.header("authorization", format!("Basic {basic}"));
+        }
+        let request = request.body(Body::from(row.body)).expect("a request");
+        let answer = self.router.clone().oneshot(request).await.expect("infallible");
+        let status = answer.status();
+        let is_git = row.path.contains("{repository}");
+        // These nodes have no repositories: whoever is let in finds that git cannot be run.
+        assert!(!status.is_server_error() || is_git, "{} {uri} by {column}: {status}", row.method);
+        let body = to_bytes(answer.into_body(), MAX_ANSWER_BYTES).await.unwrap_or_default();
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => status.as_u16().to_string(),
+            // That the owner has no such dyno is not the same as that others are not told.
+            StatusCode::NOT_FOUND if HIDDEN.iter().any(|noun| body["resource"] == *noun) => "404".to_owned(),
+            _ => "ok".to_owned(),
+        }
+    }
+}
+
+/// What is there for some and not for others: its 404 is a refusal.
+const HIDDEN: [&str; 2] = ["app", "authorization"];
+
+/// The path with something in place of its parameters.
+fn concrete(path: &str, authorization: &str) -> String {
+    let parameters = [
+        ("{account}", OWNER),
+        ("{app}", APP),
+        ("{authorization}", authorization),
+        ("{domain}", "walk.localhost"),
+        ("{feature}", "http-session-affinity"),
+        ("{formation}", "web"),
+        ("{release}", "1"),
+        ("{repository}", "walk.git"),
+        ("{type}", "web"),
+        ("{user}", OWNER),
+    ];
+    let mut path = path.to_owned();
+    for (name, value) in parameters {
+        path = path.replace(name, value);
+    }
+    // Of the rest there is none.
+    while let Some((before, after)) = path.split_once('{') {
+        let rest = after.split_once('}').expect("closed").1;
+        path = format!("{before}01234567-89ab-cdef-0123-456789abcdef{rest}");
+    }
+    path
+}
+
+#[tokio::test]
+async fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
+    let (columns, rows) = table();
+    let world = World::new().await;
+    let known: BTreeSet<&str> = world.tokens.keys().copied().collect();
+    assert_eq!(columns.iter().copied().collect::<BTreeSet<_>>(), known, "the table's columns are the roles");
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let mut seen = Vec::new();
+        for column in &columns {
+            let authorization = world.restore().await;
+            seen.push(world.ask(row, column, &authorization).await);
+        }
+        if seen != row.cells {
+            wrong.push(format!("{} {} {}", row.method, row.path, seen.join(" ")));
+        }
+    }
+    let listed = |(method, path): &&(Method, &'static str)| {
+        rows.iter().any(|row| row.method == *method && row.path.split('?').next() == Some(*path))
+    };
+    let routes = api::routes();
+    let missing = routes.table().iter().filter(|route| !listed(route));
+    wrong.extend(missing.map(|(method, path)| format!("{method} {path} has no row")));
+    let is_route = |row: &&Row| {
+        let path = row.path.split('?').next();
+        routes.table().iter().any(|(method, known)| *method == row.method && path == Some(*known))
+    };
+    let gone = rows.iter().filter(|row| !is_route(row));
+    wrong.extend(gone.map(|row| format!("{} {} is no route any more", row.method, row.path)));
+    assert!(
+        wrong.is_empty(),
+        "authorization.txt says otherwise:\n{}\n{}",
+        columns.join(" "),
+        wrong.join("\n")
+    );
+}
