@@ -22,8 +22,7 @@ setup-bench:
 build: setup
 	cargo build --release -p ferroku-server -p ferroku-runtime -p ferroku-buildpacks --bins
 
-# One command builds programs and tests, so that every dependency is built once. Tests of one program run side by side;
-# those that start whole nodes take turns by a lock of their own (testkit).
+# One command builds programs and tests, so that every dependency is built once. Tests of one program run side by side.
 test: setup-test
 	cargo test --release --workspace --no-fail-fast
 

@@ -79,6 +79,25 @@ impl Door {
     }
 }
 
+/// A dyno that answers only once the flag is set.
+fn held_dyno() -> (Dyno, Arc<AtomicBool>) {
+    let release = Arc::new(AtomicBool::new(false));
+    let go = release.clone();
+    let dyno = Dyno::answering(move |_, _| {
+        patiently(|| go.load(Ordering::SeqCst));
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
+    });
+    (dyno, release)
+}
+
+/// Returns once it is so, or when patience ran out: what follows tells.
+fn patiently(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[test]
 fn a_frozen_dyno_is_woken_before_it_gets_a_request_and_once_for_each_sleep() {
     let dyno = Dyno::saying("good morning");
@@ -101,27 +120,14 @@ fn a_frozen_dyno_is_woken_before_it_gets_a_request_and_once_for_each_sleep() {
 
 #[test]
 fn a_dyno_that_is_put_to_sleep_while_it_answers_is_kept_awake() {
-    let release = Arc::new(AtomicBool::new(false));
-    let go = release.clone();
-    let dyno = Dyno::answering(move |_, _| {
-        let deadline = Instant::now() + PATIENCE;
-        while !go.load(Ordering::SeqCst) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
-    });
+    let (dyno, release) = held_dyno();
     let door = Door::open();
     let timeouts = Timeouts { first_byte: PATIENCE, ..short_timeouts() };
     let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let running = begin(&node, "/");
-    let deadline = Instant::now() + PATIENCE;
-    while dyno.heads.lock().unwrap().is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    patiently(|| !dyno.heads.lock().unwrap().is_empty());
     node.control.publish(vec![app(vec![door.target(&dyno, 3)])]);
-    while door.woken().is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    patiently(|| !door.woken().is_empty());
     assert_eq!(door.woken(), [3]);
     release.store(true, Ordering::SeqCst);
     assert_eq!(running.join().unwrap().status, 200);
@@ -148,23 +154,12 @@ fn of_a_dyno_that_cannot_be_woken_control_is_told_and_the_next_table_decides() {
 
 #[test]
 fn an_app_with_a_limit_of_its_own_answers_h11_beyond_it() {
-    let release = Arc::new(AtomicBool::new(false));
-    let go = release.clone();
-    let dyno = Dyno::answering(move |_, _| {
-        let deadline = Instant::now() + PATIENCE;
-        while !go.load(Ordering::SeqCst) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
-    });
+    let (dyno, release) = held_dyno();
     let limited = RouteApp { max_requests: Some(2), ..app(vec![dyno.target("web.1")]) };
     let timeouts = Timeouts { first_byte: PATIENCE, ..short_timeouts() };
     let mut node = Node::start_with(timeouts, vec![limited.clone()]);
     let running: Vec<_> = (0..2).map(|number| begin(&node, &format!("/{number}"))).collect();
-    let deadline = Instant::now() + PATIENCE;
-    while dyno.heads.lock().unwrap().len() < 2 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    patiently(|| dyno.heads.lock().unwrap().len() == 2);
     assert_eq!(begin(&node, "/over").join().unwrap().status, 503);
     let line = node.control.line("/over");
     assert!(line.starts_with("at=error code=H11 desc=\"Backlog too deep\" "), "{line}");

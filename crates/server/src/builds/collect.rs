@@ -16,10 +16,11 @@
 //! - Nothing is removed when store and folder do not belong together, as when a node is started with another database
 //!   by mistake: both carry one random mark.
 
+use super::Builds;
 use super::deploy::ARCHIVE_JOB;
 use super::promote::slugs_folder;
-use super::{Builds, now_ms};
 use crate::crash_point;
+use crate::node::now_ms;
 use ferroku_core::BuildId;
 use ferroku_store::{Store, StoreError, apps, builds, jobs, node_settings, slugs};
 use std::collections::HashSet;

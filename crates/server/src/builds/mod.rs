@@ -33,11 +33,11 @@ pub mod workspace;
 use crate::dynos::DynoManager;
 use crate::git::GitService;
 use crate::git::push::{Follower, Hook, PushSession, serve_hooks};
-use crate::node::Node;
+use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::release::ReleaseStatus;
-use ferroku_core::{AppId, BuildId, Millis};
+use ferroku_core::{AppId, BuildId};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
@@ -383,10 +383,6 @@ fn limit_cache(data: &Path, app_id: AppId) {
             return;
         }
     }
-}
-
-fn now_ms() -> Millis {
-    jiff::Timestamp::now().as_millisecond()
 }
 
 /// Copies the compiler to `bin/slug-compiler-<digest>`, where an upgrade does not take it from a running build.

@@ -3,8 +3,9 @@
 use super::app_loop::{AppLoop, Live, Message, Snapshot};
 use super::memory::HARD_LIMIT_FACTOR;
 use super::room::claim_of;
-use super::{Result, environment, log_text, now_ms};
+use super::{Result, environment, log_text};
 use crate::crash_point;
+use crate::node::now_ms;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState, PORTS, pick};
 use ferroku_core::planner::{Action, BOOT_TIMEOUT_MS, KillCause, NewDyno, RetireCause, STOP_GRACE_MS, WEB};

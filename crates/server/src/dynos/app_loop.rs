@@ -3,9 +3,8 @@
 use super::attach::Client;
 use super::certificates::Certificates;
 use super::sleep::{self, LiveSleep};
-use super::{
-    Adopted, Claimed, DynoSettings, DynosError, MAX_SURGE, Result, Shared, now_ms, pump, routes, steady_ms,
-};
+use super::{Adopted, Claimed, DynoSettings, DynosError, MAX_SURGE, Result, Shared, pump, routes, steady_ms};
+use crate::node::now_ms;
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::app::App;

@@ -2,8 +2,9 @@
 
 use super::app_loop::{AppLoop, Live, Message, RETRY};
 use super::sleep::LiveSleep;
-use super::{Result, log_text, memory, now_ms};
+use super::{Result, log_text, memory};
 use crate::crash_point;
+use crate::node::now_ms;
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::planner::{self, BOOT_TIMEOUT_MS, Crash, WEB};
 use ferroku_core::protocol::router::Probed;

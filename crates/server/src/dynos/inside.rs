@@ -9,7 +9,8 @@
 
 use super::app_loop::Message;
 use super::attach::{CHUNKS, Input, feed};
-use super::{DynoManager, DynosError, actions, now_ms};
+use super::{DynoManager, DynosError, actions};
+use crate::node::now_ms;
 use crate::rendezvous::AttachedStreams;
 use bytes::Bytes;
 use ferroku_core::DynoId;

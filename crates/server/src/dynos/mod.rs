@@ -38,6 +38,7 @@ pub use sleep::SleepSettings;
 
 use crate::crash_point;
 use crate::events::EventFeed;
+use crate::node::now_ms;
 use crate::rendezvous::AttachedStreams;
 use crate::router_link::RouterLink;
 use app_loop::{AppLoop, Message};
@@ -407,10 +408,6 @@ async fn prune(store: &Store) -> ferroku_store::Result<u64> {
 fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn now_ms() -> Millis {
-    now_us() / 1000
 }
 
 /// Time that only passes, whatever the machine's clock does; in milliseconds, from this process's first look on.

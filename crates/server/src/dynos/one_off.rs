@@ -4,7 +4,8 @@
 //! one is started by its client ([`super::attach`]).
 
 use super::actions::random_of;
-use super::{DynoManager, DynosError, environment, log_text, now_ms};
+use super::{DynoManager, DynosError, environment, log_text};
+use crate::node::now_ms;
 use ferroku_core::app::App;
 use ferroku_core::dyno::{Dyno, DynoKind, ONE_OFF_NUMBERS, PORTS};
 use ferroku_core::dyno_size::{self, DEFAULT_DYNO_SIZE, DynoSize};

@@ -59,12 +59,17 @@ pub struct Allotment {
     pub beside_bytes: u64,
 }
 
+/// What the kernel tells of the machine's memory.
+pub const MEMINFO: &str = "/proc/meminfo";
+
 /// This machine's memory, in bytes.
 pub fn machine_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+    Some(meminfo_kilobytes(&std::fs::read_to_string(MEMINFO).ok()?, "MemTotal:")? * 1024)
+}
+
+/// One figure of [`MEMINFO`]'s text (proc_meminfo(5)).
+pub fn meminfo_kilobytes(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
 }
 
 /// What a dyno takes.

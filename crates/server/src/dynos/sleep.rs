@@ -8,7 +8,9 @@
 //! the two orders meet, no request waits at a frozen dyno.
 
 use super::app_loop::{AppLoop, Message, Snapshot};
-use super::{Result, Shared, log_text, now_ms, now_us, steady_ms};
+use super::room::{MEMINFO, meminfo_kilobytes};
+use super::{Result, Shared, log_text, now_us, steady_ms};
+use crate::node::now_ms;
 use ferroku_core::app_feature::{SLEEP_WHEN_IDLE, is_enabled};
 use ferroku_core::dyno::{Dyno, DynoState};
 use ferroku_core::planner::{Activity, Rest, SleepPolicy, WEB};
@@ -249,7 +251,7 @@ pub(super) async fn watch_memory(shared: Arc<Shared>) {
     }
     loop {
         tokio::time::sleep(MEMORY_LOOK).await;
-        let available = available_percent(Path::new("/proc/meminfo"));
+        let available = available_percent(Path::new(MEMINFO));
         if available
             .is_none_or(|available| available >= u64::from(shared.parts.settings.sleep.min_available_percent))
         {
@@ -273,9 +275,7 @@ pub(super) async fn watch_memory(shared: Arc<Shared>) {
 /// How much memory programs could still get without swapping, of all there is.
 fn available_percent(meminfo: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(meminfo).ok()?;
-    let figure = |name: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
-    };
+    let figure = |name| meminfo_kilobytes(&text, name);
     (figure("MemAvailable:")? * 100).checked_div(figure("MemTotal:")?)
 }
 

@@ -82,6 +82,12 @@ impl Figure {
     }
 }
 
+/// The middle one; of an even number the upper one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Measures every figure of a group.
 type Group = fn() -> Vec<Figure>;
 

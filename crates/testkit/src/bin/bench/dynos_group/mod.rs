@@ -13,8 +13,3 @@ pub fn measure() -> Vec<Figure> {
     figures.extend(idle::measure());
     figures
 }
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}

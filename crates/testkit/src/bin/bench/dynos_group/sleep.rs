@@ -1,7 +1,7 @@
 //! How long a request takes that wakes its app, seen by its client: examples/procfile-only, one process of Python.
 
-use super::median;
 use crate::Figure;
+use crate::median;
 use ferroku_testkit::{NodeOptions, TestNode};
 use std::io::{Read, Write};
 use std::net::TcpStream;

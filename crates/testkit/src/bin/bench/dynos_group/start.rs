@@ -13,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
-use super::median;
 use crate::Figure;
+use crate::median;
 use ferroku_testkit::node::program;
 
 /// How often ours and the peers take turns.

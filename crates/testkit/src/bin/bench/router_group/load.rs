@@ -56,9 +56,7 @@ impl Run {
 
 /// The median of a figure of each run.
 pub fn median<T>(runs: &[T], figure: fn(&T) -> f64) -> f64 {
-    let mut all: Vec<f64> = runs.iter().map(figure).collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+    crate::median(runs.iter().map(figure).collect())
 }
 
 /// Whether it is so of more than half of the runs.
