@@ -81,9 +81,9 @@ pub struct NodeArgs {
 /// What the admin allows dynos.
 #[derive(Debug, Clone, Args)]
 pub struct DynoArgs {
-    /// Replace each dyno once it is so old, and up to 15 % later: 24h is what Heroku does. Without it dynos are not
-    /// cycled
-    #[arg(long, value_name = "TIME", env = "FERROKU_CYCLE_DYNOS_AFTER", value_parser = duration)]
+    /// Replace each dyno once it is so old, and up to 15 % later, and end one-off dynos then: 24h is what Heroku does;
+    /// 10m is the least. Without it dynos are not cycled
+    #[arg(long, value_name = "TIME", env = "FERROKU_CYCLE_DYNOS_AFTER", value_parser = cycle_duration)]
     pub cycle_dynos_after: Option<Duration>,
     /// An OCI runtime that makes the dynos' containers, such as /usr/sbin/runc, in place of the one that is built in
     #[arg(long, value_name = "PROGRAM", env = "FERROKU_OCI_RUNTIME")]
@@ -130,6 +130,18 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} is not between 1s and {}d", MOST_SECONDS / 86_400));
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// Shortest time after which dynos are cycled, in seconds: well above what an app may take to boot (60 s, R10), or its
+/// dynos would be due before they serve.
+const LEAST_CYCLE_SECONDS: u64 = 600;
+
+fn cycle_duration(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.as_secs() < LEAST_CYCLE_SECONDS {
+        return Err(format!("{text:?} is less than {}m", LEAST_CYCLE_SECONDS / 60));
+    }
+    Ok(time)
 }
 
 impl From<DynoArgs> for DynoSettings {

@@ -125,7 +125,9 @@ impl Scope<'_> {
                     plan.push(Action::End { dyno_id: dyno.id });
                 }
                 Phase::Starting => self.retire(dyno, cause, plan),
-                Phase::Up if waits && dyno.retired && dyno.ordinal <= self.quantity => {}
+                // Of the same release it has nobody to wait for: another slot that is down would keep it for ever.
+                Phase::Up
+                    if waits && dyno.retired && !self.is_current(dyno) && dyno.ordinal <= self.quantity => {}
                 Phase::Up if serving > self.quantity as usize => {
                     serving -= 1;
                     self.retire(dyno, cause, plan);

@@ -10,7 +10,7 @@
 //! Invariants, whatever the wall clock does:
 //! - What began while this lives lasts as long as it should, to the millisecond.
 //! - What began before (an earlier control process) has an age by the wall clock where that can be, and else begins
-//!   anew: nothing waits longer than its whole time from now on, and no drain and no grace is cut short.
+//!   anew: nothing waits longer than its whole time from now on, and no drain and no grace after SIGTERM is cut short.
 
 use super::back_off::{COOL_OFFS_MS, START_RETRY_MS};
 use super::{AppActual, DRAIN_TIMEOUT_MS, STUCK_AFTER_MS};

@@ -479,6 +479,28 @@ fn cycling_replaces_web_before_it_leaves_and_other_types_in_turn() {
 }
 
 #[test]
+fn a_cycled_web_dyno_leaves_though_another_slot_never_comes_up() {
+    let mut world = World::new(vec![wanted("web", 2)]);
+    world.desired.max_surge = 10;
+    world.desired.cycle_after_ms = Some(DAY_MS);
+    world.calm_for(60_000);
+    let most = (0..20).map(|_| {
+        world.now += DAY_MS / 2;
+        for _ in 0..10 {
+            world.settle();
+            for index in (0..world.actual.dynos.len()).rev() {
+                let dyno = &mut world.actual.dynos[index];
+                dyno.drained = dyno.draining_at.is_some();
+                let must_end = dyno.stopping_at.is_some() || dyno.ordinal == 2;
+                if must_end { world.exit(index) } else { world.boot(index) }
+            }
+        }
+        world.actual.dynos.iter().filter(|dyno| dyno.ordinal == 1 && dyno.serves()).count()
+    });
+    assert_eq!(most.max(), Some(2), "the one that serves, and the one before it in place of web.2");
+}
+
+#[test]
 fn a_dyno_that_is_stopped_while_it_waits_to_be_scaled_away_leaves() {
     let mut world = World::new(vec![wanted("web", 2)]);
     world.settle();
