@@ -20,8 +20,9 @@ const TABLES: [&str; 12] = [
     "12_exec",
 ];
 
-/// What takes long and has nothing to do with the store.
-const WITHOUT_POSTGRESQL: [&str; 1] = ["12_exec"];
+/// What takes long and has little to do with the store, whose own tests run on both.
+const WITHOUT_POSTGRESQL: [&str; 5] =
+    ["07_bad_input", "08_heroku3", "09_domains_and_certs", "11_inside", "12_exec"];
 
 fn run_tables(options: NodeOptions) {
     let postgresql = options.database_url.is_some();

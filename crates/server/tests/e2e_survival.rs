@@ -6,6 +6,7 @@
 
 use ferroku_testkit::{NodeOptions, TestNode, leak};
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Child;
@@ -25,7 +26,7 @@ git init -q -b main && git add . && git commit -qm first && heroku git:remote -a
 "#;
 
 /// Sets one numbered config var after the other on an app without dynos; notes each that was acknowledged, and the
-/// answer to each that was not.
+/// answer to each that was not, which may only say that nobody could take it (503) or be none at all (000).
 const LEDGER: &str = r#"
 i=0
 while true; do
@@ -47,6 +48,8 @@ const DROPPED: &str = " lines were dropped because the log could not take them i
 struct Patient {
     node: TestNode,
     ledger: Ledger,
+    /// Changes that were acknowledged at the last check.
+    acknowledged: Cell<usize>,
 }
 
 /// The shell that counts changes; it ends with its test.
@@ -70,7 +73,7 @@ impl Patient {
         let scale = r#"{"updates":[{"type":"web","quantity":2},{"type":"worker","quantity":1}]}"#;
         assert_eq!(node.call("PATCH", "/apps/live/formation", scale).0, 200);
         let ledger = Ledger(node.shell(LEDGER).spawn().expect("bash runs"));
-        let patient = Self { node, ledger };
+        let patient = Self { node, ledger, acknowledged: Cell::new(0) };
         patient.check("the start");
         patient
     }
@@ -91,8 +94,10 @@ impl Patient {
         Ok(found.into_iter().map(|(name, _, id)| (name, id)).collect())
     }
 
+    /// Of the dyno that has this name once all that should run runs: what ended a moment ago may not be known yet.
     fn id_of(&self, name: &str) -> String {
-        self.dynos().expect("all is well before the blow")[name].clone()
+        self.node.wait_for("all to be well", || self.dynos().is_ok());
+        self.dynos().expect("it was a moment ago")[name].clone()
     }
 
     fn log(&self) -> String {
@@ -117,7 +122,15 @@ impl Patient {
         let living: BTreeSet<String> = dynos.into_values().collect();
         let strays = leak::strays(&self.node.data, &living);
         assert!(strays.is_empty(), "after {after}:\n{}\n{}", strays.join("\n"), self.node.log());
-        let acknowledged = fs::read_to_string(self.node.work.join("acknowledged")).unwrap_or_default();
+        let read = |name: &str| fs::read_to_string(self.node.work.join(name)).unwrap_or_default();
+        self.node.wait_for("changes to be taken again", || {
+            read("acknowledged").lines().count() > self.acknowledged.get()
+        });
+        let acknowledged = read("acknowledged");
+        self.acknowledged.set(acknowledged.lines().count());
+        let refused = read("refused");
+        let unclear = refused.lines().find(|answer| !answer.ends_with(" 503") && !answer.ends_with(" 000"));
+        assert_eq!(unclear, None, "after {after}: the answer to a change");
         let vars = self.node.get("/apps/ledger/config-vars");
         let lost: Vec<&str> =
             acknowledged.lines().filter(|number| vars[format!("N{number}")] != **number).collect();
@@ -165,12 +178,22 @@ impl Patient {
 
     /// The worker's last line and its status are in the log.
     fn assert_end_recorded(&self, dyno_id: &str, after: &str) {
-        let log = self.log();
         let (last, line) =
             (format!("app[worker.1]: last {dyno_id} "), format!("app[worker.1]: line {dyno_id} "));
-        let told = log.lines().skip_while(|text| !text.contains(&line));
-        let status = told.skip(1).find(|text| text.contains("heroku[worker.1]: Process exited with status"));
-        let status = status.unwrap_or_else(|| panic!("after {after}: no end of {dyno_id} in\n{log}"));
+        let ends = |log: &str| {
+            let mut told = log.lines().skip_while(|text| !text.contains(&line)).skip(1);
+            told.find(|text| text.contains("heroku[worker.1]: Process exited with status")).map(str::to_owned)
+        };
+        // Its end may be known only after the look that found all well.
+        let mut log = self.log();
+        for _ in 0..100 {
+            if ends(&log).is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            log = self.log();
+        }
+        let status = ends(&log).unwrap_or_else(|| panic!("after {after}: no end of {dyno_id} in\n{log}"));
         assert!(log.contains(&last) || log.contains(DROPPED), "after {after}: no last line in\n{log}");
         assert!(status.ends_with("status 7"), "after {after}: {status}");
         // The first crash is answered at once; a restart lets the next one be the first again.
@@ -180,7 +203,7 @@ impl Patient {
     }
 
     fn stop(self) {
-        let Self { node, ledger } = self;
+        let Self { node, ledger, .. } = self;
         drop(ledger);
         node.stop();
     }

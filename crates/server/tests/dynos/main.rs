@@ -192,6 +192,7 @@ async fn one_offs_run_detached_into_the_log_and_attached_to_their_client() -> Re
     let too_early = control.manager.run_one_off(&bench.app, request("ls", false), &bench.actor).await;
     assert!(matches!(too_early, Err(RunError::NoCode)), "{too_early:?}");
     bench.deploy(&control, &[("job", "echo job", 0)], &[("note", "from the slug\n")]).await?;
+    let alone = control.manager.run_one_off(&bench.app, request("echo never", true), &bench.actor).await?;
     let detached = request("job and more; cat note; echo $COLUMNS $DYNO; exit 3", false);
     let dyno = control.manager.run_one_off(&bench.app, detached, &bench.actor).await?;
     assert!((1000..=9999).contains(&dyno.ordinal) && dyno.process_type == "run");
@@ -230,6 +231,21 @@ async fn one_offs_run_detached_into_the_log_and_attached_to_their_client() -> Re
     control.wait_log(&bench, &format!("heroku[{}]: State changed from starting to up", dyno.name())).await?;
     drop(streams);
     control.wait_log(&bench, &format!("heroku[{}]: Process exited with status 129", dyno.name())).await?;
+
+    // All that it says before its end, and in this order.
+    let burst = request("for i in $(seq 1000); do echo number $i; done; kill -9 $$", false);
+    let name = control.manager.run_one_off(&bench.app, burst, &bench.actor).await?.name();
+    let log = control.wait_log(&bench, &format!("heroku[{name}]: Process exited with status 137")).await?;
+    let prefix = format!("app[{name}]: number ");
+    let numbers: Vec<usize> =
+        log.iter().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok()).collect();
+    assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+
+    // Whose client never came.
+    let name = alone.name();
+    let error = "Error R13 (Attach error) -> Failed to attach to process";
+    let log = control.wait_log(&bench, &format!("heroku[{name}]: {error}")).await?;
+    assert!(!log.iter().any(|line| line.contains(&format!("app[{name}]"))), "it never ran: {log:#?}");
     control.end().await
 }
 
