@@ -1,6 +1,6 @@
 # make demo    a node of your own with a Django app on it, from nothing
 # make test    everything that is tested; what .ci/run calls
-# make bench   figures (GROUP=main, router or dynos for one group)
+# make bench   figures (GROUP=main, router, dynos or api for one group)
 # make build   the programs, in target/release
 SHELL := /bin/bash
 .DEFAULT_GOAL := build

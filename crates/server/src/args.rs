@@ -7,6 +7,7 @@
 use crate::acm::AcmeSettings;
 use crate::dynos::{DynoSettings, SleepSettings, machine_memory_bytes};
 use crate::node::NodeConfig;
+use crate::tls::Given;
 use clap::{Args, Parser, Subcommand};
 use ferroku_core::Millis;
 use ferroku_core::planner::SleepPolicy;
@@ -74,6 +75,8 @@ pub struct NodeArgs {
     pub database_url: Option<String>,
     #[command(flatten)]
     pub dynos: DynoArgs,
+    #[command(flatten)]
+    pub certificate: CertificateArgs,
     #[command(flatten)]
     pub acme: AcmeArgs,
 }
@@ -153,6 +156,24 @@ impl From<DynoArgs> for DynoSettings {
             oci_runtime: args.oci_runtime,
             sleep: args.sleep.into(),
         }
+    }
+}
+
+/// A certificate for the API's own name, from elsewhere than the node's CA.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CertificateArgs {
+    /// PEM file with the certificate that the API shows to whoever asks for one of its names, and what it was signed with.
+    /// Read again twice a day
+    #[arg(long, value_name = "FILE", env = "FERROKU_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, value_name = "FILE", env = "FERROKU_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl From<CertificateArgs> for Option<Given> {
+    fn from(args: CertificateArgs) -> Self {
+        args.tls_certificate.zip(args.tls_key).map(|(certificate, key)| Given { certificate, key })
     }
 }
 
@@ -274,6 +295,7 @@ impl From<NodeArgs> for NodeConfig {
             domain: args.domain,
             owner_email: args.owner,
             database_url: args.database_url,
+            certificate: args.certificate.into(),
             acme: args.acme.into(),
             dynos: args.dynos.into(),
         }
@@ -305,6 +327,7 @@ mod tests {
             &["--acme-directory", "https://"],
             &["--acme-root", "/tmp/root.pem"],
             &["--acme-contact", "you@example.com"],
+            &["--tls-certificate", "/tmp/chain.pem"],
             &["--memory-overcommit", "0"],
             &["--memory-overcommit", "NaN"],
             &["--memory-overcommit", "lots"],

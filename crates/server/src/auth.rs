@@ -15,6 +15,7 @@ use crate::node::{Node, now_ms};
 use axum::extract::{FromRequestParts, RawPathParams};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ferroku_core::AuthorizationId;
 use ferroku_core::account::Account;
 use ferroku_core::app::App;
 use ferroku_core::authorize::{Object, Principal, Refusal, Relation, Verb, authorize};
@@ -211,6 +212,17 @@ pub async fn by_token(
         let actor = context.actor(&account);
         Authenticated { account, authorization, actor }
     }))
+}
+
+/// Who an authorization belongs to, while it is good; for what goes on after its request.
+///
+/// # Errors
+/// The store failed.
+pub async fn by_authorization(
+    node: &Node,
+    id: AuthorizationId,
+) -> Result<Option<(Account, OauthAuthorization)>, ApiError> {
+    Ok(accounts::by_authorization(&node.store, id, now_ms()).await?)
 }
 
 /// Who sent a request, when it may do `verb` to its own account or to the node.

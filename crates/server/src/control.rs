@@ -87,7 +87,10 @@ async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile)
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let names = ServerNames::of_node(&config.domain, config.listen);
-    let identity = Arc::new(Identity::open(&config.data, names, now_ms()).context("cannot set up TLS")?);
+    let identity = Arc::new(
+        Identity::open(&config.data, names, config.certificate.clone(), now_ms())
+            .context("cannot set up TLS")?,
+    );
     let node = open(config).await?;
     start(&node).await?;
     tokio::spawn(identity.clone().keep_renewed());

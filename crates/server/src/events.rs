@@ -15,7 +15,7 @@ use ferroku_store::{apps, events, node_settings};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Setting that holds the number of the last event whose lines are in the logs.
 const CURSOR: &str = "event_feed_cursor";
@@ -29,6 +29,18 @@ const CURSOR_EVERY: i64 = 100;
 const LINES_PER_EVENT: u64 = 8;
 /// Kinds of event that Heroku tells without `by user ...`: not the user's doing, but what became of it.
 const NOBODYS_KINDS: [&str; 2] = ["build.succeed", "build.fail"];
+/// Nouns whose events change nothing in who may see what; all others may.
+const NOUNS_WITHOUT_ACCESS: [&str; 9] = [
+    "acm",
+    "app_feature",
+    "build",
+    "buildpack_installation",
+    "domain",
+    "dyno",
+    "formation",
+    "release",
+    "sni_endpoint",
+];
 /// How long an event whose poke was lost waits.
 const TIMER: Duration = Duration::from_secs(5);
 
@@ -36,12 +48,18 @@ const TIMER: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct EventFeed {
     wake: Notify,
+    access: watch::Sender<i64>,
 }
 
 impl EventFeed {
     /// Says that events may have been committed.
     pub fn poke(&self) {
         self.wake.notify_one();
+    }
+
+    /// Changes, soon after it, with whatever may have taken somebody's access to something.
+    pub fn access_changes(&self) -> watch::Receiver<i64> {
+        self.access.subscribe()
     }
 }
 
@@ -99,7 +117,15 @@ async fn pass_on(node: &Node, cursor: &mut i64) -> anyhow::Result<()> {
         }
         node.logplex.flush().await?;
         *cursor = next;
+        if batch.iter().any(may_change_access) {
+            node.events.access.send_replace(next);
+        }
     }
+}
+
+fn may_change_access(event: &Event) -> bool {
+    let noun = event.kind.split('.').next().unwrap_or_default();
+    !NOUNS_WITHOUT_ACCESS.contains(&noun)
 }
 
 /// The log lines of an event, each with its number within [`LOG_KEY`].

@@ -22,6 +22,7 @@ pub mod log_stream;
 pub mod login;
 pub mod metrics;
 pub mod node;
+pub mod process_secrets;
 pub mod rate_limit;
 pub mod release_output;
 pub mod rendezvous;

@@ -77,6 +77,11 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
+    /// Whether it came from this machine, by its address; through a proxy on it, too.
+    pub fn is_local(&self) -> bool {
+        self.remote.ip().to_canonical().is_loopback()
+    }
+
     /// The scheme of links in the answer.
     pub fn scheme(&self) -> &'static str {
         if self.tls { "https" } else { "http" }
@@ -204,9 +209,11 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let protected = client.tls || client.is_local();
         let session = self.endpoint.rendezvous.redeem(secret);
         rendezvous::greet(&mut stream).await?;
         let attached = match session {
+            Some(_) if !protected => Err(anyhow::anyhow!("from another machine it must come by TLS")),
             Some(session) => (self.endpoint.attach)(session).await,
             None => Err(anyhow::anyhow!("this session is unknown, used or expired")),
         };

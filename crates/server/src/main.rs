@@ -2,11 +2,12 @@
 
 use clap::Parser;
 use ferroku_server::args::{Cli, Command};
-use ferroku_server::{control, env_command, git, router_main, supervisor};
+use ferroku_server::{control, env_command, git, process_secrets, router_main, supervisor};
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    process_secrets::guard();
     let name = std::env::args_os().next().unwrap_or_default();
     let outcome = if name.as_encoded_bytes().ends_with(b"/pre-receive") {
         Ok(git::pre_receive::main())

@@ -11,6 +11,7 @@ use crate::rate_limit::RateLimits;
 use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
 use crate::ssh::Ssh;
+use crate::tls::Given;
 use ferroku_core::Millis;
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub owner_email: String,
     /// A PostgreSQL URL; None keeps the store in the data folder.
     pub database_url: Option<String>,
+    /// The API's certificate from elsewhere, if there is one.
+    pub certificate: Option<Given>,
     /// Where certificates are got automatically; None gets none.
     pub acme: Option<AcmeSettings>,
     pub dynos: DynoSettings,
@@ -118,6 +121,7 @@ impl Node {
             domain: "localhost".to_owned(),
             owner_email: "owner@example.com".to_owned(),
             database_url: None,
+            certificate: None,
             acme: None,
             dynos: DynoSettings::default(),
         };

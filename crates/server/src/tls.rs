@@ -11,17 +11,21 @@
 //!
 //! Renewed without a restart [`RENEW_BEFORE_DAYS`] days before it ends, and
 //! at a start when the names of the node have changed.
+//!
+//! The admin may give a certificate from elsewhere beside it ([`Given`]): it is shown to whoever asks for one of its names,
+//! ours to all others, so that `localhost` through a tunnel goes on working. Its files are read again twice a day.
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ferroku_core::Millis;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -65,6 +69,10 @@ pub enum TlsError {
     BadKey { path: PathBuf, source: rcgen::Error },
     #[error("{path} does not hold a key and its certificates; move it away to have it made anew")]
     BadServerFile { path: PathBuf },
+    #[error("{path} holds no certificate or key in the PEM format; --tls-certificate and --tls-key name it")]
+    BadGiven { path: PathBuf },
+    #[error("{path} and the key beside it cannot be used together; is it the key of another certificate?")]
+    GivenMismatch { path: PathBuf, source: rustls::Error },
     #[error("TLS cannot be set up")]
     Rustls(#[from] rustls::Error),
 }
@@ -129,11 +137,19 @@ fn is_dns_name(name: &str) -> bool {
         })
 }
 
+/// A certificate that the admin has from elsewhere: two PEM files, the chain with the leaf first, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 /// The certificate of a node and all that is needed to renew it.
 #[derive(Debug)]
 pub struct Identity {
     data: PathBuf,
     names: ServerNames,
+    given: Option<Given>,
     current: Arc<Current>,
     server_config: Arc<ServerConfig>,
 }
@@ -145,16 +161,24 @@ impl Identity {
     ///
     /// # Errors
     /// Files cannot be read or written, or are not what they should be.
-    pub fn open(data: &Path, names: ServerNames, now: Millis) -> Result<Self, TlsError> {
+    pub fn open(
+        data: &Path,
+        names: ServerNames,
+        given: Option<Given>,
+        now: Millis,
+    ) -> Result<Self, TlsError> {
         let folder = data.join("tls");
         if let Err(source) = DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
             return Err(TlsError::MakeFolder { path: folder, source });
         }
         let (key, _) = load_or_issue(data, &names, now)?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(key)));
+        let current = Arc::new(Current { own: ArcSwap::from_pointee(key), given: ArcSwapOption::empty() });
+        if let Some(given) = &given {
+            current.given.store(Some(Arc::new(given.load()?)));
+        }
         let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { data: data.to_owned(), names, current, server_config: Arc::new(config) })
+        Ok(Self { data: data.to_owned(), names, given, current, server_config: Arc::new(config) })
     }
 
     /// For the listener. It shows the renewed certificate once there is one.
@@ -162,14 +186,17 @@ impl Identity {
         self.server_config.clone()
     }
 
-    /// Renews the certificate when it is due. True when it was.
+    /// Renews the certificate when it is due, and reads the given one again. True when it was due.
     ///
     /// # Errors
     /// As [`Identity::open`]; the old one stays in use.
     pub fn renew_if_due(&self, now: Millis) -> Result<bool, TlsError> {
         let (key, issued) = load_or_issue(&self.data, &self.names, now)?;
         if issued {
-            self.current.0.store(Arc::new(key));
+            self.current.own.store(Arc::new(key));
+        }
+        if let Some(given) = &self.given {
+            self.current.given.store(Some(Arc::new(given.load()?)));
         }
         Ok(issued)
     }
@@ -196,11 +223,37 @@ impl Identity {
 }
 
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct Current {
+    own: ArcSwap<CertifiedKey>,
+    given: ArcSwapOption<CertifiedKey>,
+}
 
 impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let given = self.given.load_full();
+        let asked_for = given.filter(|given| hello.server_name().is_some_and(|name| covers(given, name)));
+        Some(asked_for.unwrap_or_else(|| self.own.load_full()))
+    }
+}
+
+/// Whether the certificate is for this name.
+fn covers(key: &CertifiedKey, name: &str) -> bool {
+    let leaf = key.end_entity_cert().ok().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+    let name = ServerName::try_from(name).ok();
+    leaf.zip(name).is_some_and(|(leaf, name)| verify_server_name(&leaf, &name).is_ok())
+}
+
+impl Given {
+    fn load(&self) -> Result<CertifiedKey, TlsError> {
+        let pem =
+            |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
+        let unusable = |path: &Path| TlsError::BadGiven { path: path.to_owned() };
+        let chain = CertificateDer::pem_slice_iter(&pem(&self.certificate)?).collect::<Result<Vec<_>, _>>();
+        let chain =
+            chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| unusable(&self.certificate))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem(&self.key)?).map_err(|_| unusable(&self.key))?;
+        CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+            .map_err(|source| TlsError::GivenMismatch { path: self.certificate.clone(), source })
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ferroku_core::DynoId;
 use ferroku_server::listener::{ClientConnection, Endpoint, Limits, serve};
 use ferroku_server::rendezvous::{AttachedStreams, Rendezvous, Session};
-use ferroku_server::tls::{Identity, RENEW_BEFORE_DAYS, ServerNames};
+use ferroku_server::tls::{Given, Identity, RENEW_BEFORE_DAYS, ServerNames};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
@@ -70,7 +70,7 @@ async fn start_with(limits: Limits) -> Api {
     install_provider();
     let data = tempfile::tempdir().expect("folder");
     let now = jiff::Timestamp::now().as_millisecond();
-    let tls = Identity::open(data.path(), names(), now).expect("certificates").server_config();
+    let tls = Identity::open(data.path(), names(), None, now).expect("certificates").server_config();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (sender, programs) = mpsc::unbounded_channel();
@@ -192,12 +192,12 @@ fn certificates_stay_until_they_are_due_and_the_authority_stays_longer() {
     let path = |name: &str| data.path().join(name);
     let read = |name: &str| std::fs::read(path(name)).expect("is there");
     let mode = |name: &str| std::fs::metadata(path(name)).expect("is there").permissions().mode() & 0o777;
-    let identity = Identity::open(data.path(), names(), NOW).expect("made");
+    let identity = Identity::open(data.path(), names(), None, NOW).expect("made");
     let modes = ["ca.crt", "tls/ca.key", "tls/server.pem", "tls"].map(mode);
     assert_eq!(modes, [0o644, 0o600, 0o600, 0o700]);
     let (authority, server) = (read("ca.crt"), read("tls/server.pem"));
     assert!(!identity.renew_if_due(NOW + (364 - RENEW_BEFORE_DAYS) * DAY_MS).expect("looks"), "not due yet");
-    Identity::open(data.path(), names(), NOW).expect("opens again");
+    Identity::open(data.path(), names(), None, NOW).expect("opens again");
     assert_eq!(read("tls/server.pem"), server, "a restart changes nothing");
     assert!(identity.renew_if_due(NOW + (366 - RENEW_BEFORE_DAYS) * DAY_MS).expect("renews"));
     assert_ne!(read("tls/server.pem"), server);
@@ -205,18 +205,96 @@ fn certificates_stay_until_they_are_due_and_the_authority_stays_longer() {
 
     let other = ServerNames::of_node("other.test", "127.0.0.1:0".parse().expect("an address"));
     let server = read("tls/server.pem");
-    Identity::open(data.path(), other, NOW).expect("made for the other name");
+    Identity::open(data.path(), other, None, NOW).expect("made for the other name");
     assert_ne!(read("tls/server.pem"), server);
     assert_eq!(read("ca.crt"), authority);
 
-    Identity::open(data.path(), names(), NOW + 3_300 * DAY_MS).expect("years later");
+    Identity::open(data.path(), names(), None, NOW + 3_300 * DAY_MS).expect("years later");
     assert_ne!(read("ca.crt"), authority, "a CA that would end before what it signs is issued anew");
     std::fs::write(path("tls/server.pem"), "torn").expect("writable");
-    Identity::open(data.path(), names(), NOW).expect("a damaged certificate is made anew");
+    Identity::open(data.path(), names(), None, NOW).expect("a damaged certificate is made anew");
     std::fs::write(path("tls/ca.key"), "torn").expect("writable");
-    let error =
-        Identity::open(data.path(), names(), NOW).expect_err("a damaged CA key is not replaced silently");
+    let error = Identity::open(data.path(), names(), None, NOW)
+        .expect_err("a damaged CA key is not replaced silently");
     assert!(error.to_string().contains("move it away"), "{error}");
+}
+
+#[tokio::test]
+async fn a_given_certificate_is_shown_for_its_names_and_the_nodes_own_for_all_others() {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    install_provider();
+    /// Takes any certificate: what is shown is looked at afterwards.
+    #[derive(Debug)]
+    struct Any;
+    impl ServerCertVerifier for Any {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    let data = tempfile::tempdir().expect("folder");
+    let given = Given { certificate: data.path().join("chain.pem"), key: data.path().join("key.pem") };
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(vec!["heroku.example.org".to_owned()]).expect("made");
+        std::fs::write(&given.certificate, made.cert.pem()).expect("written");
+        std::fs::write(&given.key, made.signing_key.serialize_pem()).expect("written");
+        made.cert.der().clone()
+    };
+    let theirs = renew();
+    let identity = Identity::open(data.path(), names(), Some(given.clone()), NOW).expect("opened");
+    let mut client = rustls::ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Any))
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = TlsConnector::from(Arc::new(client));
+    let shown = async |name: &'static str| {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config());
+        let name = ServerName::try_from(name).expect("a name");
+        let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        server.expect("a handshake");
+        let client = client.expect("a handshake");
+        client.get_ref().1.peer_certificates().expect("shown")[0].clone().into_owned()
+    };
+    assert_eq!(shown("heroku.example.org").await, theirs);
+    let own = shown("localhost").await;
+    assert_ne!(own, theirs);
+    assert_eq!(shown("127.0.0.1").await, own, "an address is no name");
+    assert_eq!(shown("other.example.org").await, own);
+    let renewed = renew();
+    identity.renew_if_due(NOW).expect("looked");
+    assert_eq!(shown("heroku.example.org").await, renewed, "its files are read again");
+
+    std::fs::write(&given.key, "torn").expect("written");
+    let error = Identity::open(data.path(), names(), Some(given), NOW).expect_err("no key");
+    assert!(error.to_string().contains("key.pem"), "{error}");
 }
 
 #[tokio::test]

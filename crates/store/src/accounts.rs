@@ -7,7 +7,7 @@ use crate::{Connection, Result, Store, StoreError, events, write};
 use ferroku_core::account::{Account, Role};
 use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
-use ferroku_core::{AccountId, Millis};
+use ferroku_core::{AccountId, AuthorizationId, Millis};
 use sqlx::any::AnyRow;
 use std::collections::BTreeMap;
 
@@ -104,6 +104,30 @@ pub async fn by_token_hash(
     .fetch_optional(store.reader())
     .await
     .map_err(failed("look an access token up"))?;
+    holder(store, row).await
+}
+
+/// Whose authorization this is, if it has not expired at `now`.
+///
+/// # Errors
+/// The database failed.
+pub async fn by_authorization(
+    store: &Store,
+    id: AuthorizationId,
+    now: Millis,
+) -> Result<Option<(Account, OauthAuthorization)>> {
+    let row = sqlx::query(
+        "SELECT * FROM oauth_authorization WHERE id = $1 AND (expires_at IS NULL OR expires_at > $2)",
+    )
+    .bind(id.to_string())
+    .bind(now)
+    .fetch_optional(store.reader())
+    .await
+    .map_err(failed("look an authorization up"))?;
+    holder(store, row).await
+}
+
+async fn holder(store: &Store, row: Option<AnyRow>) -> Result<Option<(Account, OauthAuthorization)>> {
     let Some(row) = row else { return Ok(None) };
     let authorization = authorization(&row)?;
     Ok(find(store, authorization.account_id).await?.map(|account| (account, authorization)))

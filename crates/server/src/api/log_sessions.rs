@@ -5,27 +5,34 @@
 //! It holds the whole session, sealed with the master key; nothing is kept on the node, so that a session
 //! outlives a restart of it.
 //!
+//! Invariant: a session gives no more than the authorization that asked for it. Once that is revoked or has expired, or its
+//! account may not see the app any more, the URL opens nothing, and a tail under way ends.
+//!
 //! Source: devcenter "Platform API Reference, Log Session"; reference of the CLI's log streaming.
 
 use super::body::Body;
 use super::links::Links;
 use crate::api::routes::{Routes, get, post};
-use crate::auth::ViewApp;
+use crate::auth::{self, ViewApp};
 use crate::error::ApiError;
 use crate::listener::ClientConnection;
 use crate::log_stream::{self, Wanted};
 use crate::node::{Node, now_ms};
+use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use ferroku_api::Timestamp;
 use ferroku_api::log_session::{Create, LogSession};
-use ferroku_core::{AppId, Millis};
+use ferroku_core::authorize::Verb;
+use ferroku_core::{AppId, AuthorizationId, Millis};
 use ferroku_logplex::{Filter, HISTORY_LINES};
-use ferroku_store::{MasterKey, apps};
+use ferroku_store::MasterKey;
+use futures::StreamExt;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Lines that a session begins with when it does not say; what the CLI asks for.
@@ -36,6 +43,9 @@ pub const OPEN_FOR_MS: Millis = 5 * 60 * 1_000;
 
 /// How long a reader that was cut off may come back, in milliseconds: as long as somebody may leave a tail running.
 pub const REOPEN_FOR_MS: Millis = 24 * 3_600 * 1_000;
+
+/// How often a tail's access is looked at when nothing is known to have changed: an expiry is no event.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Longest `source` or `dyno` in bytes: it goes into the URL.
 const MAX_NAME_BYTES: usize = 100;
@@ -50,12 +60,12 @@ pub fn routes() -> Routes {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
     client: Option<Extension<ClientConnection>>,
     Body(request): Body<Create>,
 ) -> Result<(StatusCode, Json<LogSession>), ApiError> {
-    let session = Session::from_request(app.id, request, now_ms())?;
+    let session = Session::from_request(app.id, user.authorization.id, request, now_ms())?;
     let scheme = client.map_or("http", |Extension(client)| client.scheme());
     let token = session.seal(node.store.key());
     let answer = LogSession {
@@ -75,11 +85,25 @@ async fn read(
 ) -> Result<Response, ApiError> {
     let comes_back = log_stream::last_event_id(&headers).is_some();
     let session = Session::unseal(node.store.key(), &token, comes_back, now_ms())?;
-    let app = apps::by_id(&node.store, session.app_id).await?;
-    if app.is_none() {
-        return Err(ApiError::not_found("app"));
+    session.check_access(&node).await?;
+    let response = log_stream::open(&node.logplex, session.clone().wanted(), &headers).await?;
+    let ends = access_ends(node, session);
+    Ok(response.map(|body| HttpBody::from_stream(body.into_data_stream().take_until(Box::pin(ends)))))
+}
+
+/// Returns once the session's access has ended.
+async fn access_ends(node: Arc<Node>, session: Session) {
+    let mut changes = node.events.access_changes();
+    loop {
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+        // A store that is away takes nobody's access.
+        if session.check_access(&node).await.is_err_and(|error| error.status.is_client_error()) {
+            return;
+        }
     }
-    log_stream::open(&node.logplex, session.wanted(), &headers).await
 }
 
 /// What a token holds. The names are short because it becomes a URL.
@@ -87,6 +111,9 @@ async fn read(
 pub struct Session {
     #[serde(rename = "a")]
     pub app_id: AppId,
+    /// Whose right to read it is.
+    #[serde(rename = "k")]
+    pub authorization_id: AuthorizationId,
     #[serde(rename = "s", skip_serializing_if = "Option::is_none", default)]
     pub source: Option<String>,
     #[serde(rename = "p", skip_serializing_if = "Option::is_none", default)]
@@ -104,7 +131,12 @@ impl Session {
     ///
     /// # Errors
     /// 422 for a negative number of lines or a name that no process has.
-    pub fn from_request(app_id: AppId, request: Create, now: Millis) -> Result<Self, ApiError> {
+    pub fn from_request(
+        app_id: AppId,
+        authorization_id: AuthorizationId,
+        request: Create,
+        now: Millis,
+    ) -> Result<Self, ApiError> {
         let lines = request.lines.unwrap_or(DEFAULT_LINES);
         let lines = u64::try_from(lines)
             .map_err(|_| ApiError::invalid_params(format!("lines must not be negative; it is {lines}.")))?;
@@ -117,6 +149,7 @@ impl Session {
         }
         Ok(Self {
             app_id,
+            authorization_id,
             source: request.source.filter(|source| !source.is_empty()),
             process: process.filter(|process| !process.is_empty()),
             lines: usize::try_from(lines.min(HISTORY_LINES)).expect("at most 1,500"),
@@ -145,6 +178,18 @@ impl Session {
         Ok(session)
     }
 
+    /// Whether whoever asked for the session may still read it.
+    ///
+    /// # Errors
+    /// 403 or 404: not any more.
+    async fn check_access(&self, node: &Node) -> Result<(), ApiError> {
+        let ended = || ApiError::forbidden("The access that this log session was created with has ended.");
+        let found = auth::by_authorization(node, self.authorization_id).await?;
+        let (account, authorization) = found.ok_or_else(ended)?;
+        let principal = auth::principal(&account, &authorization);
+        auth::find_app(node, principal, &self.app_id.to_string(), Verb::View).await.map(|_| ())
+    }
+
     fn wanted(self) -> Wanted {
         let filter = Filter { source: self.source, process: self.process };
         Wanted { app_id: self.app_id, filter, lines: self.lines, tail: self.tail }
@@ -157,16 +202,18 @@ mod tests {
     use crate::secrets::Owner;
     use axum::body::to_bytes;
     use ferroku_logplex::LogLine;
+    use ferroku_store::apps;
     use http::Request;
     use tower::ServiceExt;
 
     const APP: AppId = AppId(Uuid::from_u128(1));
+    const KEY: AuthorizationId = AuthorizationId(Uuid::from_u128(2));
 
     #[test]
     fn a_token_opens_its_session_for_a_while_and_no_altered_one_does() {
         let (key, other) = (MasterKey::new("k", [7; 32]), MasterKey::new("k", [8; 32]));
         let request = Create { lines: Some(2), tail: Some(true), ..Create::default() };
-        let session = Session::from_request(APP, request, 0).expect("valid");
+        let session = Session::from_request(APP, KEY, request, 0).expect("valid");
         let token = session.seal(&key);
         let status = |token: &str, key: &MasterKey, comes_back, now| {
             Session::unseal(key, token, comes_back, now)
@@ -192,7 +239,7 @@ mod tests {
     fn requests_of_every_client_are_understood_and_wrong_ones_refused() {
         let parse = |json: &str| {
             let request: Create = serde_json::from_str(json).expect("JSON");
-            Session::from_request(APP, request, 5).map_err(|error| error.message)
+            Session::from_request(APP, KEY, request, 5).map_err(|error| error.message)
         };
         let process = |json| parse(json).expect("valid").process;
         assert_eq!(process(r#"{"dyno":"web.1","lines":10}"#).as_deref(), Some("web.1"));

@@ -15,6 +15,7 @@ pub mod domains;
 pub mod dyno_sizes;
 pub mod dynos;
 pub mod exec;
+pub mod exposure;
 pub mod formations;
 pub mod links;
 pub mod log_sessions;
@@ -41,7 +42,9 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .into_router()
         .method_not_allowed_fallback(conventions::unknown_method)
         .fallback(conventions::unknown_route)
+        .layer(middleware::from_fn(exposure::refuse_clear_text))
         .layer(middleware::from_fn(conventions::apply))
+        .layer(middleware::from_fn(exposure::protect))
         .with_state(node)
 }
 

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod domains;
+mod exposure;
 mod formations;
 
 use crate::auth::{new_token, redact, token_hash};

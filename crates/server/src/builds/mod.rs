@@ -32,7 +32,7 @@ pub mod workspace;
 
 use crate::dynos::DynoManager;
 use crate::git::GitService;
-use crate::git::push::{Follower, Hook, PushSession, serve_hooks};
+use crate::git::push::{self, Follower, Hook, PushSession, serve_hooks};
 use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
@@ -47,7 +47,6 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -158,7 +157,7 @@ impl Builds {
             std::fs::create_dir_all(&folder)?;
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         }
-        let listener = bind_hook_socket(&inner.git.repositories.hook_socket())?;
+        let listener = push::bind(&inner.git.repositories.hook_socket())?;
         for build in builds::fail_pending(&parts.store, now_ms()).await? {
             tracing::info!("build {} of app {} was cut off and has failed", build.id, build.app_id);
         }
@@ -399,17 +398,6 @@ fn install_compiler(source: &Path, bin: &Path) -> anyhow::Result<PathBuf> {
         std::fs::rename(&next, &place)?;
     }
     Ok(place)
-}
-
-/// The hook's socket. Anybody on the node may connect; the token decides.
-fn bind_hook_socket(path: &Path) -> anyhow::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
-    Ok(listener)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use ferroku_core::app::App;
 use ferroku_core::event::Actor;
 use ferroku_core::protocol::frame::{Decoder, Frame, encode_into};
 use ferroku_core::protocol::push::{ArchiveEnd, Hello, SendArchive, Verdict, frame_type};
+use ferroku_core::uids::GIT_UID;
 use ferroku_core::{AppId, ReleaseId};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -256,6 +257,22 @@ impl TextWriter {
     pub async fn text(&self, text: Vec<u8>) {
         send(&self.outgoing, frame_type::TEXT, text).await;
     }
+}
+
+/// The hooks' socket, in place of one that an earlier process left. The git user may connect, and nobody else but root; which
+/// push it is, the token tells.
+///
+/// # Errors
+/// It cannot be made.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    std::os::unix::fs::chown(path, Some(GIT_UID), Some(GIT_UID))?;
+    Ok(listener)
 }
 
 /// Serves hooks until the task is dropped: `handle` gets each and ends its conversation. A push that is dropped without a

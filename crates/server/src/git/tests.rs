@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
-use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -89,8 +88,7 @@ async fn host(build: Build) -> Host {
     let service = GitService::new(&data);
     service.repositories.prepare(&script).expect("prepared");
     let socket = service.repositories.hook_socket();
-    let listener = UnixListener::bind(&socket).expect("bound");
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    let listener = push::bind(&socket).expect("bound");
     let (note, notes) = mpsc::unbounded_channel();
     let archives = data.clone();
     let handler = move |hook| {

@@ -234,6 +234,14 @@ impl Supervisor {
         if let Some(after) = self.args.dynos.cycle_dynos_after {
             command.arg("--cycle-dynos-after").arg(format!("{}s", after.as_secs()));
         }
+        let certificate = &self.args.certificate;
+        for (name, path) in
+            [("--tls-certificate", &certificate.tls_certificate), ("--tls-key", &certificate.tls_key)]
+        {
+            if let Some(path) = path {
+                command.arg(name).arg(path);
+            }
+        }
         let acme = &self.args.acme;
         for (name, value) in
             [("--acme-directory", &acme.acme_directory), ("--acme-contact", &acme.acme_contact)]

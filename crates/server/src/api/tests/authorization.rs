@@ -2,6 +2,7 @@
 
 use super::Api;
 use crate::api;
+use crate::listener::ClientConnection;
 use crate::node::now_ms;
 use axum::body::{Body, to_bytes};
 use ferroku_core::account::Role;
@@ -134,7 +135,8 @@ impl World {
     /// What a request of this row is answered when the column's role sends it.
     async fn ask(&self, row: &Row, column: &str, authorization: &str) -> String {
         let uri = concrete(row.path, authorization);
-        let mut request = Request::builder().method(&row.method).uri(&uri);
+        let client = ClientConnection { remote: ([127, 0, 0, 1], 9).into(), tls: false };
+        let mut request = Request::builder().method(&row.method).uri(&uri).extension(client);
         if let Some(token) = &self.tokens[column] {
             use base64::Engine;
             // The app as the user is what `/api/v2` wants, and nobody else minds.

@@ -3,9 +3,11 @@
 //! One line a figure: name, unit, ours, peer, peer_value, ratio, target, at_least, met. A figure whose peer is absent is void: its
 //! `met` is null. Without a group, every group runs.
 
+mod api_group;
 mod dynos_group;
 mod main_group;
 mod router_group;
+mod wrk;
 
 use serde::Serialize;
 use std::fs;
@@ -64,6 +66,11 @@ impl Figure {
         Self { target: Some(target), met: Some(self.ours <= target), ..self }
     }
 
+    /// The same, which should be at least `target`.
+    pub fn at_least(self, target: f64) -> Self {
+        Self { target: Some(target), at_least: true, met: Some(self.ours >= target), ..self }
+    }
+
     /// The same, whose ratio should be at least `target`, if there is one.
     pub fn ratio_at_least(self, target: Option<f64>) -> Self {
         let met = self.ratio.zip(target).map(|(ratio, target)| ratio >= target);
@@ -91,8 +98,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Measures every figure of a group.
 type Group = fn() -> Vec<Figure>;
 
-const GROUPS: [(&str, Group); 3] =
-    [("main", main_group::measure), ("router", router_group::measure), ("dynos", dynos_group::measure)];
+const GROUPS: [(&str, Group); 4] = [
+    ("main", main_group::measure),
+    ("router", router_group::measure),
+    ("dynos", dynos_group::measure),
+    ("api", api_group::measure),
+];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);

@@ -155,13 +155,7 @@ fn memory(node: &TestNode) -> Vec<Figure> {
     ];
     for (name, pid, target) in processes {
         let pid = pid.unwrap_or_else(|| panic!("{name} does not run"));
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root may read it");
-        let megabytes = |field: &str| {
-            let line = rollup.lines().find(|line| line.starts_with(field)).expect("smaps_rollup has it");
-            let kilobytes: f64 =
-                line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number");
-            kilobytes / 1024.0
-        };
+        let megabytes = |field: &str| memory_megabytes(pid, field);
         let (resident, proportional) = match name {
             "supervisor" => ("supervisor, resident", "supervisor, proportional"),
             "control" => ("control, resident", "control, proportional"),
@@ -172,6 +166,14 @@ fn memory(node: &TestNode) -> Vec<Figure> {
         figures.push(Figure::new(proportional, "MB", megabytes("Pss:")).at_most(target));
     }
     figures
+}
+
+/// A field of `/proc/PID/smaps_rollup`, in MB.
+pub fn memory_megabytes(pid: i32, field: &str) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root may read it");
+    let line = rollup.lines().find(|line| line.starts_with(field)).expect("smaps_rollup has it");
+    let kilobytes: f64 = line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number");
+    kilobytes / 1024.0
 }
 
 /// The process that runs DIR/bin/dyno-init-DIGEST, outside the dyno.

@@ -3,6 +3,7 @@
 use super::machine::cpu_seconds;
 use super::peers::Proxy;
 use super::tls::HOST;
+use crate::wrk::Report;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -116,34 +117,17 @@ impl Load {
     }
 
     fn read(&self, report: &str, cpu: f64, log_cpu: f64, busy: f64) -> Option<Run> {
-        let (requests, _) = report.lines().find_map(|line| line.trim().split_once(" requests in "))?;
-        let requests: f64 = requests.parse().ok()?;
-        let after = |label: &str| {
-            report.lines().find_map(|line| line.trim().strip_prefix(label)).map(|rest| rest.trim().to_owned())
-        };
-        let per_100k = |seconds: f64| seconds * 100_000.0 / requests.max(1.0);
-        let has_failures = report.contains("Socket errors") || report.contains("Non-2xx");
+        let report = Report::read(report)?;
+        let per_100k = |seconds: f64| seconds * 100_000.0 / report.requests.max(1.0);
         Some(Run {
-            requests_per_second: after("Requests/sec:")?.parse().ok()?,
-            p50_ms: milliseconds(&after("50%")?)?,
-            p99_ms: milliseconds(&after("99%")?)?,
+            requests_per_second: report.requests_per_second,
+            p50_ms: report.p50_ms,
+            p99_ms: report.p99_ms,
             cpu_s_per_100k: per_100k(cpu + log_cpu),
             log_cpu_s_per_100k: per_100k(log_cpu),
-            is_void: busy > GENERATOR_LIMIT || has_failures,
+            is_void: busy > GENERATOR_LIMIT || report.has_failures,
         })
     }
-}
-
-/// `1.23ms`, `123.00us`, `1.20s`.
-fn milliseconds(text: &str) -> Option<f64> {
-    let (number, factor) = if let Some(number) = text.strip_suffix("us") {
-        (number, 0.001)
-    } else if let Some(number) = text.strip_suffix("ms") {
-        (number, 1.0)
-    } else {
-        (text.strip_suffix('s')?, 1000.0)
-    };
-    number.parse::<f64>().ok().map(|number| number * factor)
 }
 
 /// CPU seconds of children that have ended.

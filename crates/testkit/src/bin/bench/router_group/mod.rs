@@ -9,7 +9,7 @@
 //! CPU is what the kernel has accounted to the proxy's processes; to Ferroku's also what control needs for the log.
 
 mod load;
-mod machine;
+pub mod machine;
 mod peers;
 mod tls;
 
