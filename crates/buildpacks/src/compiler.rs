@@ -166,7 +166,10 @@ fn read_procfile(directory: &Path) -> Result<ProcessTypes, BuildError> {
 fn explain_disk_full(error: BuildError, context: &BuildContext) -> BuildError {
     let failed_step = matches!(
         error,
-        BuildError::Python(_) | BuildError::Classic { .. } | BuildError::FetchBuildpack { .. }
+        BuildError::Node(_)
+            | BuildError::Python(_)
+            | BuildError::Classic { .. }
+            | BuildError::FetchBuildpack { .. }
     );
     let plan = &context.plan;
     match [plan.build_dir.as_path(), &plan.cache_dir, &std::env::temp_dir()]

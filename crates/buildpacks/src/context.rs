@@ -1,6 +1,7 @@
 //! What the buildpacks of one build share.
 
 use crate::error::BuildError;
+use crate::files::create_folder;
 use crate::output::Output;
 use ferroku_core::protocol::build::BuildPlan;
 use std::collections::BTreeMap;
@@ -131,6 +132,17 @@ impl BuildContext {
             value.push(rest);
         }
         self.environment.insert("PATH".into(), value);
+    }
+
+    /// Writes `.profile.d/NAME.sh`, which dynos source at their start.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_profile(&self, name: &str, text: &str) -> Result<(), BuildError> {
+        let directory = self.file(".profile.d");
+        create_folder(&directory)?;
+        let path = directory.join(format!("{name}.sh"));
+        fs::write(&path, text).map_err(|error| BuildError::io("write", &path, error))
     }
 
     /// Runs `work` and notes how long it took under `name`; two parts of one name add up.

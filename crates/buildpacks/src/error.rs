@@ -1,5 +1,6 @@
 //! Why a build fails, and what is told to the person who pushed.
 
+use crate::nodejs::error::NodeError;
 use crate::python::error::PythonError;
 use ferroku_core::procfile::ProcfileError;
 use ferroku_core::protocol::build::BuildOutcome;
@@ -40,6 +41,8 @@ pub enum BuildError {
     #[error("App not compatible with buildpack: {url}")]
     Incompatible { url: String, help: Vec<String> },
     #[error("{0}")]
+    Node(#[from] NodeError),
+    #[error("{0}")]
     Python(#[from] PythonError),
     #[error("Error: {step} of {url} failed: {reason}")]
     Classic { url: String, step: &'static str, reason: String },
@@ -65,7 +68,7 @@ impl BuildError {
             Self::NoLanguage { .. } => BuildOutcome::NoLanguageDetected,
             Self::UnknownBuildpack { .. } | Self::FetchBuildpack { .. } => BuildOutcome::BuildpackUnavailable,
             Self::Incompatible { .. } => BuildOutcome::DetectFailed,
-            Self::Python(_) | Self::Classic { .. } => BuildOutcome::CompileFailed,
+            Self::Node(_) | Self::Python(_) | Self::Classic { .. } => BuildOutcome::CompileFailed,
         }
     }
 }

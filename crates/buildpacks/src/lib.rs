@@ -5,7 +5,7 @@
 //! [`BuildResult`](ferroku_core::protocol::build::BuildResult). The binary `slug-compiler` runs [`compiler::run`] inside
 //! a build dyno; it uses only the standard library and child processes, no async runtime, and links statically.
 //!
-//! Two kinds of [`Buildpack`]: built in ([`python`], [`procfile_only`]) and third-party ones that follow Heroku's
+//! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`python`], [`procfile_only`]) and third-party ones that follow Heroku's
 //! classic contract ([`classic`]: bin/detect, bin/compile, bin/release).
 //!
 //! Invariants: nothing here trusts the source tree more than the build dyno does that it runs in; [`spare`] is the one
@@ -16,8 +16,9 @@ pub mod classic;
 pub mod command;
 pub mod compiler;
 pub mod context;
-mod delete;
 pub mod error;
+mod files;
+pub mod nodejs;
 pub mod output;
 pub mod procfile_only;
 pub mod python;

@@ -3,18 +3,18 @@
 use crate::classic::{self, ClassicBuildpack};
 use crate::context::BuildContext;
 use crate::error::BuildError;
+use crate::nodejs::NodeJs;
 use crate::procfile_only::ProcfileOnly;
 use crate::python::Python;
 use crate::{Buildpack, Detection};
 use std::path::Path;
 
 /// Names of what is built in, as `buildpacks:set` takes them.
-pub const BUILT_IN: [&str; 2] = ["heroku/python", "heroku/procfile"];
+pub const BUILT_IN: [&str; 3] = ["heroku/nodejs", "heroku/python", "heroku/procfile"];
 
 /// Files that tell of a language whose buildpack is not built in, in Heroku's order of detection.
-const OTHER_LANGUAGES: [(&str, &str); 13] = [
+const OTHER_LANGUAGES: [(&str, &str); 12] = [
     ("Gemfile", "Ruby"),
-    ("package.json", "Node.js"),
     ("project.clj", "Clojure"),
     ("pom.xml", "Java"),
     ("build.gradle", "Gradle"),
@@ -52,6 +52,7 @@ pub fn display_name(name: &str) -> &str {
 pub fn resolve(name: &str, context: &BuildContext, directory: &Path) -> Result<Candidate, BuildError> {
     let short = display_name(name);
     let buildpack: Box<dyn Buildpack> = match short {
+        "heroku/nodejs" => Box::new(NodeJs),
         "heroku/python" => Box::new(Python),
         "heroku/procfile" => Box::new(ProcfileOnly),
         _ => match classic::fetch::Address::parse(short) {
@@ -72,15 +73,22 @@ pub fn resolve(name: &str, context: &BuildContext, directory: &Path) -> Result<C
 /// # Errors
 /// [`BuildError::NoLanguage`] when none does.
 pub fn detect(context: &BuildContext) -> Result<Candidate, BuildError> {
-    if let Some((file, language)) = OTHER_LANGUAGES.into_iter().find(|(file, language)| {
-        let before_python = ["Ruby", "Node.js", "Clojure"].contains(language);
-        before_python && context.has_file(file) && !crate::python::has_package_manager_file(context)
-    }) {
+    let other_before = |before: &str| {
+        OTHER_LANGUAGES.into_iter().find(|(file, language)| {
+            *language == before && context.has_file(file) && !crate::python::has_package_manager_file(context)
+        })
+    };
+    if let Some((file, language)) = other_before("Ruby") {
+        return Err(other_language(file, language));
+    }
+    if let Detection::Passed { name } = NodeJs.detect(context)? {
+        return Ok(found("heroku/nodejs", Box::new(NodeJs), name));
+    }
+    if let Some((file, language)) = other_before("Clojure") {
         return Err(other_language(file, language));
     }
     if let Detection::Passed { name } = Python.detect(context)? {
-        let url = "heroku/python".to_owned();
-        return Ok(Candidate { url, buildpack: Box::new(Python), detected_as: Some(name), pin: true });
+        return Ok(found("heroku/python", Box::new(Python), name));
     }
     if let Some((file, language)) = OTHER_LANGUAGES.into_iter().find(|(file, _)| context.has_file(file)) {
         return Err(other_language(file, language));
@@ -94,9 +102,13 @@ pub fn detect(context: &BuildContext) -> Result<Candidate, BuildError> {
             pin: false,
         }),
         Detection::Failed { .. } => Err(BuildError::NoLanguage {
-            hint: "Add a requirements.txt (Python), or a Procfile for an app that needs no build,\n\t\t\tor set a buildpack: heroku buildpacks:set https://github.com/OWNER/REPOSITORY.git".to_owned(),
+            hint: "Add the file that its language is known by (requirements.txt, package.json ...), or a Procfile for an app that needs no build,\n\t\t\tor set a buildpack: heroku buildpacks:set https://github.com/OWNER/REPOSITORY.git".to_owned(),
         }),
     }
+}
+
+fn found(url: &str, buildpack: Box<dyn Buildpack>, name: String) -> Candidate {
+    Candidate { url: url.to_owned(), buildpack, detected_as: Some(name), pin: true }
 }
 
 fn other_language(file: &str, language: &str) -> BuildError {

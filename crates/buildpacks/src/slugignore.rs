@@ -2,8 +2,8 @@
 //!
 //! Patterns as in `.gitignore`; what matches is deleted before any buildpack sees it. `.git` is deleted always.
 
-use crate::delete::delete;
 use crate::error::BuildError;
+use crate::files::delete;
 use crate::spare;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::fs;

@@ -1,10 +1,10 @@
 //! Spare dependency trees: why a push that changes no dependency does not pay for copying them.
 //!
 //! A Django app's installed packages are some 5,000 files in 2,700 folders; to copy them costs a second and more,
-//! to rename their root folder nothing. So after a release the node copies the slug's dependency tree aside
-//! ([`keep`], in the background), before the next build it moves that copy into the build folder under the name
-//! [`PLACED`] ([`place`]), and the Python buildpack renames it to where it belongs if it still fits. What a build did
-//! not use goes back ([`take_back`]).
+//! to rename their root folder nothing. So after a release the node copies the slug's dependency trees aside
+//! ([`keep`], in the background), before the next build it moves those copies into the build folder under the name
+//! [`PLACED`] ([`place`]), and a language's buildpack renames its own to where it belongs if it still fits. What a
+//! build did not use, or left there for the next one, goes back ([`take_back`]).
 //!
 //! ```no_run
 //! # use ferroku_buildpacks::spare;
@@ -29,21 +29,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Name of a spare tree inside a build folder. No source archive can bring a file of this name.
+/// Folder of the spare trees inside a build folder. No source archive can bring a file of this name.
 pub const PLACED: &str = ".ferroku-spare";
+
+/// Spare tree of the Python buildpack, in [`PLACED`].
+pub const PYTHON: &str = "python";
+
+/// Spare tree of the Node.js buildpack, in [`PLACED`].
+pub const NODE: &str = "node";
 
 /// File inside a dependency tree that says what it was made from; a tree without it is not kept.
 pub const MARKER: &str = "ferroku.json";
 
-/// Where in a slug the tree is that is worth keeping.
-const TREE: [&str; 2] = [".heroku", "python"];
+/// What is worth keeping: name of the spare tree, and where it is in a slug.
+const TREES: [(&str, &[&str]); 2] = [(PYTHON, &[".heroku", "python"]), (NODE, &["node_modules"])];
 
-/// Largest tree that is kept, in bytes; one that is larger is installed anew by each build.
+/// Largest tree that is kept, in bytes, all of an app together; one that is larger is installed anew by each build.
 const MAX_SPARE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Deepest folder that is copied: real package trees have some 15 levels; the copy is recursive.
 const MAX_DEPTH: usize = 100;
 
-/// Before a build: moves the spare tree of the app, if there is one, into its (empty) build folder.
+/// Before a build: moves the spare trees of the app, if there are any, into its (empty) build folder.
 /// Gives whether there was one.
 ///
 /// # Errors
@@ -56,8 +62,8 @@ pub fn place(spare_dir: &Path, build_dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// After a build, once all of its processes are dead and before its folder becomes a slug: takes an unused spare
-/// tree out of it again.
+/// After a build, once all of its processes are dead and before its folder becomes a slug: takes the spare trees that
+/// are in it out again.
 ///
 /// # Errors
 /// It could be neither moved back nor deleted.
@@ -67,50 +73,68 @@ pub fn take_back(spare_dir: &Path, build_dir: &Path) -> io::Result<()> {
     if !metadata.is_dir() {
         return fs::remove_file(placed);
     }
-    match fs::rename(&placed, spare_dir.join("tree")) {
+    match fs::create_dir_all(spare_dir).and_then(|()| fs::rename(&placed, spare_dir.join("tree"))) {
         Ok(()) => Ok(()),
         Err(_) => fs::remove_dir_all(placed),
     }
 }
 
-/// After a release, in the background: copies the dependency tree of the slug at `slug_dir` to `spare_dir`, with
+/// After a release, in the background: copies the dependency trees of the slug at `slug_dir` to `spare_dir`, with
 /// owners and times. Gives whether the slug had one. `spare_dir` is made if it is absent.
 ///
 /// # Errors
-/// Something could not be copied; then `spare_dir` has no new tree.
+/// Something could not be copied; then `spare_dir` has no new tree of that name.
 pub fn keep(slug_dir: &Path, spare_dir: &Path) -> io::Result<bool> {
-    let mut source = OwnedFd::from(File::open(slug_dir)?);
-    for name in TREE {
-        source = match open_folder(source.as_fd(), OsStr::new(name)) {
-            Ok(folder) => folder,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(false);
-            }
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
+    let mut room = MAX_SPARE_BYTES;
+    let mut kept = false;
+    for (name, place) in TREES {
+        let Some(source) = open_below(slug_dir, place)? else { continue };
+        if is_regular_file(source.as_fd(), MARKER) {
+            keep_tree(source.as_fd(), name, spare_dir, &mut room)?;
+            kept = true;
+        }
     }
-    if !is_regular_file(source.as_fd(), MARKER) {
-        return Ok(false);
-    }
+    Ok(kept)
+}
+
+fn keep_tree(source: BorrowedFd<'_>, name: &str, spare_dir: &Path, room: &mut u64) -> io::Result<()> {
     fs::create_dir_all(spare_dir)?;
     // Two releases close to each other: one copies after the other. Closing the folder unlocks it.
     let lock = File::open(spare_dir)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-    let (fresh, tree) = (spare_dir.join("fresh"), spare_dir.join("tree"));
+    let (fresh, trees) = (spare_dir.join("fresh"), spare_dir.join("tree"));
     remove(&fresh)?;
     fs::create_dir(&fresh)?;
-    let mut room = MAX_SPARE_BYTES;
-    let copied = copy_folder(source.as_fd(), File::open(&fresh)?.as_fd(), 0, &mut room);
-    if let Err(error) = copied {
+    if let Err(error) = copy_folder(source, File::open(&fresh)?.as_fd(), 0, room) {
         remove(&fresh)?;
         return Err(error);
     }
-    remove(&tree)?;
-    fs::rename(&fresh, &tree)?;
-    Ok(true)
+    match fs::create_dir(&trees) {
+        // The next build moves trees out of this folder and into it: it must be its own.
+        Ok(()) => copy_metadata(&rustix::fs::fstat(source)?, File::open(&trees)?.as_fd())?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    remove(&trees.join(name))?;
+    fs::rename(&fresh, trees.join(name))
+}
+
+/// The folder at `place` below `root`; `None` if it is not there, or a link on the way.
+fn open_below(root: &Path, place: &[&str]) -> io::Result<Option<OwnedFd>> {
+    let mut folder = OwnedFd::from(File::open(root)?);
+    for name in place {
+        folder = match open_folder(folder.as_fd(), OsStr::new(name)) {
+            Ok(folder) => folder,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(Some(folder))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -227,15 +251,37 @@ mod tests {
             }
         });
         assert!(place(&spare, &build).expect("place"));
-        let placed = build.join(PLACED);
+        let placed = build.join(PLACED).join(PYTHON);
         let (original, copy) = (python.join("lib/x/a.py"), placed.join("lib/x/a.py"));
         let (original, copy) = (fs::metadata(original).expect("there"), fs::metadata(copy).expect("there"));
         assert_ne!(original.ino(), copy.ino());
         assert_eq!((original.mtime(), original.mtime_nsec()), (copy.mtime(), copy.mtime_nsec()));
         assert_eq!(fs::read_link(placed.join("lib/etc")).expect("a link still"), Path::new("/etc"));
         take_back(&spare, &build).expect("take back");
-        assert!(!placed.exists() && spare.join("tree").join(MARKER).exists());
+        assert!(!build.join(PLACED).exists() && spare.join("tree/python").join(MARKER).exists());
         take_back(&spare, &build).expect("nothing to do");
+    }
+
+    #[test]
+    fn trees_of_two_languages_and_what_a_build_left_are_kept_side_by_side() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (slug, spare, build) =
+            (folder.path().join("slug"), folder.path().join("spare"), folder.path().join("b"));
+        for path in [".heroku/python", "node_modules"] {
+            fs::create_dir_all(slug.join(path)).expect("mkdir");
+            fs::write(slug.join(path).join(MARKER), path).expect("write");
+        }
+        fs::create_dir_all(build.join(PLACED).join("left")).expect("mkdir");
+        take_back(&spare, &build).expect("the first tree of all");
+        assert!(keep(&slug, &spare).expect("keep"));
+        assert!(place(&spare, &build).expect("place"));
+        let mut names: Vec<_> = fs::read_dir(build.join(PLACED))
+            .expect("list")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["left", NODE, PYTHON]);
     }
 
     #[test]

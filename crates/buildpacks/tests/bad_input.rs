@@ -12,7 +12,7 @@ fn no_language_is_detected() {
         "-----> Determining which buildpack to use for this app
  !     No default language could be detected for this app.
 \t\t\tHINT: This occurs when Ferroku cannot detect the buildpack to use for this application automatically.
-\t\t\tAdd a requirements.txt (Python), or a Procfile for an app that needs no build,
+\t\t\tAdd the file that its language is known by (requirements.txt, package.json ...), or a Procfile for an app that needs no build,
 \t\t\tor set a buildpack: heroku buildpacks:set https://github.com/OWNER/REPOSITORY.git
 
 ",
@@ -21,10 +21,10 @@ fn no_language_is_detected() {
 
 #[test]
 fn a_language_without_a_built_in_buildpack_is_named_even_with_a_procfile() {
-    let built = App::new(&[("package.json", "{}"), ("Procfile", "web: node x.js")]).build();
+    let built = App::new(&[("mix.exs", ""), ("Procfile", "web: mix run")]).build();
     assert_eq!(built.result.outcome, BuildOutcome::NoLanguageDetected);
     assert!(
-        built.text.contains("\t\t\tpackage.json looks like Node.js, which has no built-in buildpack here."),
+        built.text.contains("\t\t\tmix.exs looks like Elixir, which has no built-in buildpack here."),
         "{}",
         built.text
     );
@@ -143,7 +143,7 @@ fn an_unknown_buildpack() {
         "-----> Using buildpack: heroku/cobol
  !     Error: There is no buildpack named 'heroku/cobol' on this node.
  !
- !     Built in: heroku/python, heroku/procfile.
+ !     Built in: heroku/nodejs, heroku/python, heroku/procfile.
  !     Any other buildpack is set by its address, such as
  !
  !         heroku buildpacks:set https://github.com/OWNER/REPOSITORY.git

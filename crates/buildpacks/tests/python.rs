@@ -2,85 +2,12 @@
 
 mod common;
 
-use common::{App, Built};
+use common::{App, Built, Web, shared_cache};
 use ferroku_buildpacks::spare;
 use ferroku_core::protocol::build::BuildOutcome;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Tests that only need some installed package share a cache, one after the other, to fetch uv once.
-fn shared_cache() -> (MutexGuard<'static, ()>, PathBuf) {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-cache");
-    fs::create_dir_all(&path).expect("mkdir");
-    (guard, path)
-}
-
-/// A running web process; killed with all its children when dropped.
-struct Web {
-    child: Child,
-    port: u16,
-}
-
-impl Web {
-    /// Starts `command` as a dyno does: at another path than it was built at, profile scripts first.
-    fn start(app_dir: &Path, command: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("bound").port();
-        let script = format!("for f in \"$HOME\"/.profile.d/*.sh; do . \"$f\"; done; exec {command}");
-        let mut bash = Command::new("bash");
-        bash.args(["-c", &script]).current_dir(app_dir).env_clear().env("HOME", app_dir);
-        bash.env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("PORT", port.to_string())
-            .env("GREETING", "Ahoy");
-        bash.env("FERROKU_MEMORY_BYTES", "536870912").env("HEROKU_RELEASE_VERSION", "v3");
-        let child =
-            bash.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-        Self { child, port }
-    }
-
-    /// The answer to a GET, once there is one.
-    fn get(&self, path: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-                write!(stream, "GET {path} HTTP/1.1\r\nHost: demo.localhost\r\nConnection: close\r\n\r\n")
-                    .expect("write");
-                let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).expect("read");
-                return String::from_utf8_lossy(&answer).into_owned();
-            }
-            assert!(Instant::now() < deadline, "nothing listens on the port");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Stops it and gives back what it printed on stdout.
-    fn stop(mut self) -> String {
-        self.kill();
-        let mut text = String::new();
-        self.child.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
-        text
-    }
-
-    fn kill(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-TERM", "--", &group]).stderr(Stdio::null()).status();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Web {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use std::process::Command;
 
 fn masked(built: &Built, app: &App) -> String {
     let text = built.text.replace(&app.build_dir().display().to_string(), "BUILD_DIR");
@@ -178,16 +105,17 @@ fn the_django_example_builds_runs_and_builds_again_from_its_spare_tree() {
 -----> Discovering process types
        Procfile declares types -> web, worker"
     );
-    assert!(!app.build_dir().join(spare::PLACED).exists());
+    assert!(!app.build_dir().join(spare::PLACED).join(spare::PYTHON).exists());
     // A rename, whatever the number of files; a copy of them takes a second and more.
     assert!(second.result.timings_ms["python.dependencies"] < 200, "{:?}", second.result.timings_ms);
-    let web = Web::start(&app.build_dir(), &second.result.process_types["web"]);
-    assert!(web.get("/").contains("<h1>Ahoy</h1>"));
+    assert!(
+        Web::start(&app.build_dir(), &second.result.process_types["web"]).get("/").contains("<h1>Ahoy</h1>")
+    );
 }
 
 #[test]
 fn changed_requirements_discard_the_spare_tree() {
-    let (_guard, cache) = shared_cache();
+    let (_guard, cache) = shared_cache("python-cache");
     let mut app = App::new(&[("requirements.txt", "sqlparse==0.5.3\n"), ("Procfile", "web: x\n")]);
     app.cache_dir = cache;
     app.build().succeeded();
@@ -206,7 +134,7 @@ fn changed_requirements_discard_the_spare_tree() {
 
 #[test]
 fn hooks_run_with_config_vars_and_what_they_change_is_not_used_again() {
-    let (_guard, cache) = shared_cache();
+    let (_guard, cache) = shared_cache("python-cache");
     let mut app = App::new(&[
         ("requirements.txt", ""),
         ("bin/pre_compile", "#!/bin/sh\necho \"pre $NAME\"\n"),
@@ -235,7 +163,7 @@ fn hooks_run_with_config_vars_and_what_they_change_is_not_used_again() {
 
 #[test]
 fn collectstatic_that_fails_rejects_the_push_unless_it_is_switched_off() {
-    let (_guard, cache) = shared_cache();
+    let (_guard, cache) = shared_cache("python-cache");
     let mut app = App::example("django");
     app.cache_dir = cache;
     app.write("mysite/settings.py", "raise RuntimeError('no such setting')\n");
@@ -256,7 +184,7 @@ fn collectstatic_that_fails_rejects_the_push_unless_it_is_switched_off() {
 
 #[test]
 fn an_editable_package_of_the_source_runs_from_the_slug() {
-    let (_guard, cache) = shared_cache();
+    let (_guard, cache) = shared_cache("python-cache");
     let mut app = App::new(&[
         ("requirements.txt", "-e ./lib\n"),
         (

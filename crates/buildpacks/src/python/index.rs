@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where Debian keeps the certificates that the node trusts.
-const STACK_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub const STACK_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// pip's settings that matter here: option name, uv's variable.
 const TRANSLATED: [(&str, &str); 5] = [

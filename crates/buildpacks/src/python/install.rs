@@ -9,14 +9,13 @@ use super::uv::Uv;
 use super::{ENVIRONMENT, requirements};
 use crate::command::{self, command};
 use crate::context::{APP_DIR, BuildContext};
-use crate::delete::delete;
 use crate::error::BuildError;
+use crate::files::{self, copy_tree, delete};
 use crate::spare;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 /// Raised when the layout of the tree changes: older spare trees are then not used.
 const LAYOUT: u32 = 1;
@@ -92,7 +91,7 @@ fn restore(
     wanted: Option<&Installed>,
     environment: &Path,
 ) -> Result<bool, BuildError> {
-    let placed = context.file(spare::PLACED);
+    let placed = context.file(spare::PLACED).join(spare::PYTHON);
     let Ok(text) = fs::read(placed.join(spare::MARKER)) else { return Ok(false) };
     let found: Option<Installed> = serde_json::from_slice(&text).ok();
     if let (Some(wanted), Some(found)) = (wanted, &found)
@@ -139,12 +138,12 @@ fn create(context: &BuildContext, uv: &Uv, runtime: &Runtime, environment: &Path
     let Some(source) = &runtime.copy_from else { return Ok(()) };
     context.output.step(&format!("Installing Python {}", runtime.version));
     let target = environment.join(RUNTIME);
-    copy_tree(source, &target)?;
+    // Without its own tests, a quarter of it.
+    copy_tree(source, &target, |entry| !(entry.file_name() == "test" && entry.depth() == 3))?;
     let link = environment.join("bin/python");
     let relative =
         Path::new("..").join(RUNTIME).join("bin").join(format!("python{}", runtime.version.series()));
-    delete(&link)?;
-    std::os::unix::fs::symlink(relative, &link).map_err(|error| BuildError::io("link", &link, error))?;
+    files::link(&relative, &link)?;
     set_home(environment, &target.join("bin"))
 }
 
@@ -201,28 +200,6 @@ fn move_editable_packages(context: &BuildContext, site_packages: &Path) -> Resul
             fs::write(&path, text.replace(&from, APP_DIR))
                 .map_err(|error| BuildError::io("write", &path, error))?;
         }
-    }
-    Ok(())
-}
-
-/// Copies a downloaded Python, without its own tests (a quarter of it).
-fn copy_tree(from: &Path, to: &Path) -> Result<(), BuildError> {
-    let walk = WalkDir::new(from).into_iter().filter_entry(|entry| {
-        let is_tests = entry.file_name() == "test" && entry.depth() == 3;
-        !is_tests
-    });
-    for entry in walk {
-        let entry = entry.map_err(|error| BuildError::io("read", from, error.into()))?;
-        let target = to.join(entry.path().strip_prefix(from).unwrap_or(entry.path()));
-        let kind = entry.file_type();
-        let copied = if kind.is_dir() {
-            fs::create_dir_all(&target)
-        } else if kind.is_symlink() {
-            fs::read_link(entry.path()).and_then(|link| std::os::unix::fs::symlink(link, &target))
-        } else {
-            fs::copy(entry.path(), &target).map(|_| ())
-        };
-        copied.map_err(|error| BuildError::io("copy Python to", &target, error))?;
     }
     Ok(())
 }

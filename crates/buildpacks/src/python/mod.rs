@@ -8,6 +8,7 @@ pub mod collectstatic;
 pub mod error;
 pub mod index;
 pub mod install;
+pub mod pip;
 pub mod requirements;
 pub mod runtime;
 pub mod uv;
@@ -87,7 +88,7 @@ impl Buildpack for Python {
         context.timed("python.dependencies", |context| install::install(context, &stack, &runtime))?;
         let bin = context.file(ENVIRONMENT).join("bin");
         context.prepend_path(&bin);
-        write_profile(context)?;
+        context.write_profile("python", PROFILE)?;
         let site_packages = install::site_packages(context, &runtime);
         context.timed("python.collectstatic", |context| collectstatic::run(context, &site_packages))?;
         run_hook(context, "bin/post_compile")?;
@@ -163,11 +164,4 @@ fn run_hook(context: &BuildContext, hook: &'static str) -> Result<bool, BuildErr
         true => Ok(true),
         false => Err(PythonError::Hook { hook, status: command::describe(status) }.into()),
     }
-}
-
-fn write_profile(context: &BuildContext) -> Result<(), BuildError> {
-    let directory = context.file(".profile.d");
-    fs::create_dir_all(&directory).map_err(|error| BuildError::io("create", &directory, error))?;
-    let path = directory.join("python.sh");
-    fs::write(&path, PROFILE).map_err(|error| BuildError::io("write", &path, error))
 }

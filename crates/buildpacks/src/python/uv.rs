@@ -2,8 +2,8 @@
 
 use super::error::PythonError;
 use super::index;
+use super::pip;
 use super::runtime::Runtime;
-use crate::command::{self, command};
 use crate::context::{BuildContext, Environment};
 use crate::error::BuildError;
 use std::fs;
@@ -33,27 +33,8 @@ impl Uv {
             return Ok(Self { program });
         }
         context.output.step(&format!("Installing uv {UV_VERSION}"));
-        fs::create_dir_all(&cache).map_err(|error| BuildError::io("create", &cache, error))?;
-        // Under another name first, so that a build that was cut off leaves no half of it.
-        let partial = cache.join("uv.partial");
-        let _ = fs::remove_dir_all(&partial);
-        let mut pip = command(&stack.executable, &context.environment, Path::new("/"));
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-cache-dir",
-        ]);
-        pip.args(["--no-compile", "--no-warn-script-location", "--only-binary", ":all:", "--target"]);
-        pip.arg(&partial).arg(format!("uv=={UV_VERSION}")).env("PIP_ROOT_USER_ACTION", "ignore");
-        let captured = command::capture(pip).map_err(|source| PythonError::Start { step: "pip", source })?;
-        if !captured.status.success() {
-            return Err(PythonError::Uv { reason: captured.stderr.trim().to_owned() }.into());
-        }
-        fs::rename(&partial, &directory).map_err(|error| BuildError::io("keep uv at", &directory, error))?;
+        pip::install(context, stack, &format!("uv=={UV_VERSION}"), &directory)
+            .map_err(|reason| PythonError::Uv { reason })?;
         remove_other_versions(&cache, &directory);
         Ok(Self { program })
     }

@@ -4,9 +4,14 @@
 
 use ferroku_core::protocol::build::{BuildOutcome, BuildPlan, BuildResult};
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a run gave.
 pub struct Built {
@@ -168,9 +173,78 @@ fn network_settings() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| {
         name.starts_with("PIP_")
             || name.starts_with("UV_")
+            || name.to_ascii_lowercase().starts_with("npm_config_")
             || name.to_ascii_lowercase().ends_with("_proxy")
             || ["SSL_CERT_FILE", "SSL_CERT_DIR"].contains(&name.as_str())
     })
+}
+
+/// Tests of one language share a cache, one after the other, to fetch its programs once.
+pub fn shared_cache(name: &str) -> (MutexGuard<'static, ()>, PathBuf) {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&path).expect("mkdir");
+    (guard, path)
+}
+
+/// A running web process; killed with all its children when dropped.
+pub struct Web {
+    child: Child,
+    port: u16,
+}
+
+impl Web {
+    /// Starts `command` as a dyno does: at another path than it was built at, profile scripts first.
+    pub fn start(app_dir: &Path, command: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("bound").port();
+        let script = format!("for f in \"$HOME\"/.profile.d/*.sh; do . \"$f\"; done; exec {command}");
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).current_dir(app_dir).env_clear().env("HOME", app_dir);
+        bash.env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("PORT", port.to_string())
+            .env("GREETING", "Ahoy");
+        bash.env("FERROKU_MEMORY_BYTES", "536870912").env("HEROKU_RELEASE_VERSION", "v3");
+        let child =
+            bash.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+        Self { child, port }
+    }
+
+    /// The answer to a GET, once there is one.
+    pub fn get(&self, path: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: demo.localhost\r\nConnection: close\r\n\r\n")
+                    .expect("write");
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).expect("read");
+                return String::from_utf8_lossy(&answer).into_owned();
+            }
+            assert!(Instant::now() < deadline, "nothing listens on the port");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it and gives back what it printed on stdout.
+    pub fn stop(mut self) -> String {
+        self.kill();
+        let mut text = String::new();
+        self.child.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
+        text
+    }
+
+    fn kill(&mut self) {
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-TERM", "--", &group]).stderr(Stdio::null()).status();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// A fixture of this crate, by its absolute path.
