@@ -4,6 +4,8 @@
 //! exchange that was cut off is left out.
 
 use crate::tunnel::Recording;
+use flate2::read::GzDecoder;
+use std::io::Read;
 
 /// One request and its whole answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub fn exchanges(recording: &Recording) -> Vec<Exchange> {
             path: path.to_owned(),
             status,
             content_type: answer.header("content-type").unwrap_or_default().to_owned(),
-            body: answer.body,
+            body: answer.unpacked(),
         });
     }
     found
@@ -54,6 +56,15 @@ struct Message {
 impl Message {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    fn unpacked(self) -> Vec<u8> {
+        if self.header("content-encoding") != Some("gzip") {
+            return self.body;
+        }
+        let mut unpacked = Vec::new();
+        GzDecoder::new(&self.body[..]).read_to_end(&mut unpacked).expect("what the node calls gzip is gzip");
+        unpacked
     }
 }
 

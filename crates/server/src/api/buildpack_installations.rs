@@ -4,6 +4,7 @@
 //! list, so the registry of this node answers with what its own `PUT` takes.
 
 use crate::api::body::Body;
+use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, get};
 use crate::auth::{PushApp, ViewApp};
 use crate::crash_point;
@@ -11,6 +12,7 @@ use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use ferroku_api::buildpack_installation::{BuildpackInstallation, Update};
 use ferroku_buildpacks::registry::BUILT_IN;
 use ferroku_core::AppId;
@@ -20,6 +22,9 @@ use ferroku_store::events::{self, NewEvent};
 use ferroku_store::{StoreError, buildpack_installations, write};
 use serde::Serialize;
 use std::sync::Arc;
+
+const SORT_FIELDS: [SortField<BuildpackInstallation>; 1] =
+    [("ordinal", |installation| SortKey::Number(installation.ordinal.into()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
@@ -36,9 +41,10 @@ struct RegistryEntry {
 async fn list(
     State(node): State<Arc<Node>>,
     ViewApp { app, .. }: ViewApp,
-) -> Result<Json<Vec<BuildpackInstallation>>, ApiError> {
+    range: ListRange,
+) -> Result<Response, ApiError> {
     let stored = buildpack_installations::list(&node.store, app.id).await?;
-    Ok(Json(stored.iter().map(BuildpackInstallation::from).collect()))
+    Ok(range.answer(stored.iter().map(BuildpackInstallation::from).collect(), &SORT_FIELDS))
 }
 
 async fn replace(

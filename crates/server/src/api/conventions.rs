@@ -6,9 +6,15 @@
 //!   no header at all, `*/*` and `application/json` are served as version 3, because `curl`, browsers and
 //!   event streams send these, and there is no other version that they could mean.
 //! - `RateLimit-Remaining`: on every answer to a request with a valid token.
+//! - `ETag`, `Last-Modified`, gzip: see [`super::representation`]. `Accept-Inclusion` and `Accept-Expansion` are ignored:
+//!   clients send them for add-ons only, and there is none to expand.
+//! - No `Access-Control-...`: no web page of another origin may read the API with somebody's credentials.
+//! - A handler that panics is 500 in Heroku's shape, not a connection that breaks off.
 //!
 //! Source: <https://devcenter.heroku.com/articles/platform-api-reference#overview>.
 
+use crate::api::absent::not_here;
+use crate::api::representation::Asked;
 use crate::error::{ApiError, Cause};
 use crate::node::{Node, now_ms};
 use axum::extract::{ConnectInfo, Request};
@@ -16,10 +22,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ferroku_core::account::Account;
 use ferroku_core::event::Actor;
+use futures::FutureExt;
 use http::header::ACCEPT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use std::any::Any;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use uuid::Uuid;
@@ -72,15 +81,22 @@ pub async fn apply(mut request: Request, next: Next) -> Response {
     let context = new_context(request.extensions());
     let ids = response_ids(&context, request.headers());
     let accepted = check_version(request.headers());
+    let asked = Asked::of(&request);
     let line = format!("{} {}", request.method(), request.uri().path());
     request.extensions_mut().insert(context.clone());
     let mut response = match accepted {
-        Ok(()) => next.run(request).await,
+        // Nothing of the request is used after a panic: it dies with the handler.
+        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(panic) => ApiError::internal(anyhow::anyhow!("the handler panicked: {}", text_of(&*panic)))
+                .into_response(),
+        },
         Err(error) => error.into_response(),
     };
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(request_id = %context.request_id, "{line}: {cause:#}");
     }
+    let mut response = asked.give(response).await;
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, ids);
     let remaining = context.remaining.load(Ordering::Relaxed);
@@ -90,15 +106,26 @@ pub async fn apply(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Heroku's answer for paths that are not in the API.
-pub async fn unknown_route() -> ApiError {
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it says nothing")
+}
+
+/// Heroku's answer for paths that are not in the API; what Heroku has and this node has not is named.
+pub async fn unknown_route(uri: Uri) -> ApiError {
+    if let Some(error) = not_here(uri.path()) {
+        return error;
+    }
     let message = "The requested API endpoint was not found. Are you using the right HTTP verb \
                    (i.e. `GET` vs. `POST`), and did you specify your intended version with the `Accept` header?";
     ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
 }
 
 /// For a method that a known path does not have.
-pub async fn unknown_method() -> ApiError {
+pub async fn unknown_method(uri: Uri) -> ApiError {
+    if let Some(error) = not_here(uri.path()) {
+        return error;
+    }
     let message = "This API endpoint does not support that HTTP method.";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -24,6 +24,7 @@ pub mod oauth_authorizations;
 pub mod range;
 pub mod regions;
 pub mod releases;
+pub mod representation;
 pub mod routes;
 pub mod slugs;
 pub mod sni_endpoints;

@@ -2,11 +2,17 @@
 //!
 //! In: `Range: FIELD START..END; max=N, order=desc`, where every piece may be missing and separators vary between
 //! clients: `version ..; max=15, order=desc`, `version ..; order=desc,max=1`, `id ..; max=1000;`, `id ..; ;`, or
-//! nothing at all. What cannot be understood is ignored, never refused. A `]` before START leaves
-//! START itself out. Out: 200 with all, or 206 with `Next-Range`, which a client sends back as it is.
+//! nothing at all. A `]` before START leaves START itself out. Out: 200 with all, or 206 with `Next-Range`, which a client
+//! sends back as it is.
+//!
+//! A field that the list cannot be sorted by is ignored as long as no bounds come with it, because heroku3 names such
+//! (`domain ..; ;`); so are ranges of another unit (`bytes=0-99`). Whatever would give other items than those asked for
+//! is refused with 416: bounds of an unknown field, a bound that is none, a `max` or an `order` that means nothing.
 //!
 //! Source: <https://devcenter.heroku.com/articles/platform-api-reference#ranges>.
 
+use crate::api::representation::NEXT_RANGE;
+use crate::error::ApiError;
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
@@ -21,10 +27,9 @@ use std::convert::Infallible;
 const DEFAULT_MAX: usize = 200;
 /// Most items of a list at once. Source: Heroku.
 const LARGEST_MAX: usize = 1000;
-const NEXT_RANGE: HeaderName = HeaderName::from_static("next-range");
 
 /// What a client asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ListRange {
     field: Option<String>,
     start: Option<String>,
@@ -32,6 +37,8 @@ pub struct ListRange {
     end: Option<String>,
     max: usize,
     descending: bool,
+    /// What of the header makes no sense.
+    nonsense: Option<String>,
 }
 
 /// What a list is sorted by.
@@ -47,46 +54,65 @@ pub type SortField<T> = (&'static str, fn(&T) -> SortKey);
 impl ListRange {
     /// Reads the header's value.
     pub fn parse(text: &str) -> Self {
-        let mut range = Self {
-            field: None,
-            start: None,
-            start_excluded: false,
-            end: None,
-            max: DEFAULT_MAX,
-            descending: false,
-        };
+        let mut range = Self { max: DEFAULT_MAX, ..Self::default() };
         let (span, options) = text.split_once(';').unwrap_or((text, ""));
-        for option in options.split([';', ',']) {
-            match option.trim().split_once('=') {
-                Some(("max", number)) => {
-                    if let Ok(max) = number.trim().parse::<usize>() {
-                        range.max = max.clamp(1, LARGEST_MAX);
-                    }
-                }
-                Some(("order", order)) => range.descending = order.trim().eq_ignore_ascii_case("desc"),
+        range.read_span(span.trim());
+        for option in options.split([';', ',']).map(str::trim) {
+            match option.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+                Some(("max", number)) => match number.parse::<usize>() {
+                    Ok(max) if max > 0 => range.max = max.min(LARGEST_MAX),
+                    _ => range.nonsense = Some(option.to_owned()),
+                },
+                Some(("order", order)) if order.eq_ignore_ascii_case("desc") => range.descending = true,
+                Some(("order", order)) if order.eq_ignore_ascii_case("asc") => range.descending = false,
+                Some(("order", _)) => range.nonsense = Some(option.to_owned()),
                 _ => {}
             }
         }
-        let Some((field, span)) = span.trim().split_once(' ') else { return range };
-        let Some((start, end)) = span.trim().split_once("..") else { return range };
-        let piece = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        range.field = piece(field);
-        range.start_excluded = start.trim().starts_with(']');
-        range.start = piece(start.trim().trim_start_matches([']', '[']));
-        range.end = piece(end);
         range
     }
 
+    /// Reads `FIELD START..END`.
+    fn read_span(&mut self, span: &str) {
+        // `bytes=0-99` is a range of another unit, which a server may ignore (RFC 9110, 14.2).
+        if span.is_empty() || span.contains('=') {
+            return;
+        }
+        let piece = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        let (field, span_of_field) = span.split_once(' ').unwrap_or((span, ".."));
+        let Some((start, end)) = span_of_field.trim().split_once("..") else {
+            self.nonsense = Some(span.to_owned());
+            return;
+        };
+        self.field = piece(field);
+        self.start_excluded = start.trim().starts_with(']');
+        self.start = piece(start.trim().trim_start_matches([']', '[']));
+        self.end = piece(end);
+    }
+
     /// The part of `items` that was asked for, as an answer. `fields` are those it can be sorted by, the
-    /// default first; each must be unique among the items.
+    /// default first; each must be unique among the items. 416 when there is no such part.
     pub fn answer<T: Serialize>(&self, items: Vec<T>, fields: &[SortField<T>]) -> Response {
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        let names = names.join(", ");
         let asked = fields.iter().find(|(name, _)| Some(*name) == self.field.as_deref());
         let (name, key) = *asked.unwrap_or(&fields[0]);
-        let bounds_apply = asked.is_some();
+        let has_bounds = self.start.is_some() || self.end.is_some();
+        let known = if has_bounds { asked } else { Some(&fields[0]) };
+        let nonsense = self.nonsense.clone().or_else(|| match (known, items.first()) {
+            (None, _) => self.field.clone(),
+            (Some(_), Some(first)) => self.bad_bound(&key(first)),
+            (Some(_), None) => None,
+        });
+        if let Some(nonsense) = nonsense {
+            let mut response = unsatisfiable(&nonsense, &names).into_response();
+            insert(response.headers_mut(), ACCEPT_RANGES, &names);
+            return response;
+        }
         let direction = |order: Ordering| if self.descending { order.reverse() } else { order };
         let mut items: Vec<(SortKey, T)> = items.into_iter().map(|item| (key(&item), item)).collect();
         items.sort_by(|(one, _), (other, _)| direction(one.cmp(other)));
-        if bounds_apply {
+        if has_bounds {
             items.retain(|(key, _)| self.contains(key, direction));
         }
         let is_cut = items.len() > self.max;
@@ -97,8 +123,7 @@ impl ListRange {
         let status = if is_cut { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let mut response = (status, Json(items)).into_response();
         let headers = response.headers_mut();
-        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-        insert(headers, ACCEPT_RANGES, &names.join(", "));
+        insert(headers, ACCEPT_RANGES, &names);
         if let Some((first, last)) = first_and_last {
             insert(headers, CONTENT_RANGE, &format!("{name} {}..{}", text(&first), text(&last)));
             if is_cut {
@@ -113,6 +138,13 @@ impl ListRange {
             }
         }
         response
+    }
+
+    /// The bound that is no value of a field with this one.
+    fn bad_bound(&self, example: &SortKey) -> Option<String> {
+        let SortKey::Number(_) = example else { return None };
+        let mut bounds = self.start.iter().chain(&self.end);
+        bounds.find(|bound| bound.parse::<i64>().is_err()).cloned()
     }
 
     fn contains(&self, key: &SortKey, direction: impl Fn(Ordering) -> Ordering) -> bool {
@@ -145,6 +177,14 @@ impl<S: Send + Sync> FromRequestParts<S> for ListRange {
     }
 }
 
+fn unsatisfiable(nonsense: &str, names: &str) -> ApiError {
+    let message = format!(
+        "The Range header asks for a part that this list does not have ({nonsense}). Send `FIELD START..END; max=N, \
+         order=asc`, where FIELD is one of: {names}; N is 1 to {LARGEST_MAX}."
+    );
+    ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "requested_range_not_satisfiable", message)
+}
+
 fn text(key: &SortKey) -> String {
     match key {
         SortKey::Number(number) => number.to_string(),
@@ -173,12 +213,13 @@ mod tests {
         let status = response.status().as_u16();
         let next = response.headers().get(NEXT_RANGE).map(|value| value.to_str().expect("text").to_owned());
         let body = response.into_body().collect().await.expect("in memory").to_bytes();
-        (status, serde_json::from_slice(&body).expect("a list"), next)
+        // A refusal is no list.
+        (status, serde_json::from_slice(&body).unwrap_or_default(), next)
     }
 
     #[tokio::test]
-    async fn every_form_that_clients_send_is_understood_or_ignored() {
-        let cases: [(&str, u16, &[i64], Option<&str>); 16] = [
+    async fn every_form_that_clients_send_is_understood_and_nonsense_is_refused() {
+        let cases: [(&str, u16, &[i64], Option<&str>); 27] = [
             ("", 200, &[1, 2, 3], None),
             ("id ..; ;", 200, &[1, 2, 3], None),
             ("id ..; max=1000;", 200, &[1, 2, 3], None),
@@ -191,10 +232,21 @@ mod tests {
             ("version 1..2", 200, &[1, 2], None),
             ("id ]001..; max=1", 206, &[2], Some("id ]002..; max=1")),
             ("hostname ..; max=2", 206, &[1, 2], Some("version ]2..; max=2")),
-            ("domain x..y; order=desc", 200, &[3, 2, 1], None),
+            ("domain ..; ;", 200, &[1, 2, 3], None),
+            ("domain ..; order=desc", 200, &[3, 2, 1], None),
             ("bytes=0-100", 200, &[1, 2, 3], None),
-            ("version ..; max=0", 206, &[1], Some("version ]1..; max=1")),
+            ("version ..; max=9999999", 200, &[1, 2, 3], None),
+            ("id", 200, &[1, 2, 3], None),
             (";;;==,, ..", 200, &[1, 2, 3], None),
+            ("version 7..9", 200, &[], None),
+            ("domain x..y; order=desc", 416, &[], None),
+            ("version x..", 416, &[], None),
+            ("version ..99999999999999999999", 416, &[], None),
+            ("version 1-2", 416, &[], None),
+            ("version ..; max=0", 416, &[], None),
+            ("version ..; max=-1", 416, &[], None),
+            ("version ..; max=many", 416, &[], None),
+            ("version ..; order=up", 416, &[], None),
         ];
         for (range, status, items, next) in cases {
             let (seen_status, seen_items, seen_next) = ask(range, 3).await;

@@ -1,21 +1,28 @@
 //! `/regions`: the node itself.
 
+use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, get};
 use crate::auth::Browse;
 use crate::error::ApiError;
 use crate::node::Node;
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use ferroku_api::region::Region;
 use std::sync::Arc;
+
+const SORT_FIELDS: [SortField<Region>; 2] = [
+    ("name", |region| SortKey::Text(region.name.clone())),
+    ("id", |region| SortKey::Text(region.id.to_string())),
+];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
     Routes::new().route("/regions", get(list)).route("/regions/{region}", get(show))
 }
 
-async fn list(State(node): State<Arc<Node>>, _user: Browse) -> Result<Json<[Region; 1]>, ApiError> {
-    Ok(Json([region(&node).await?]))
+async fn list(State(node): State<Arc<Node>>, _user: Browse, range: ListRange) -> Result<Response, ApiError> {
+    Ok(range.answer(vec![region(&node).await?], &SORT_FIELDS))
 }
 
 async fn show(

@@ -1,21 +1,28 @@
 //! `/stacks`: the root file systems that dynos can have.
 
+use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, get};
 use crate::auth::Browse;
 use crate::error::ApiError;
 use crate::node::Node;
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use ferroku_api::stack::Stack;
 use std::sync::Arc;
+
+const SORT_FIELDS: [SortField<Stack>; 2] = [
+    ("name", |stack| SortKey::Text(stack.name.clone())),
+    ("id", |stack| SortKey::Text(stack.id.to_string())),
+];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
     Routes::new().route("/stacks", get(list)).route("/stacks/{stack}", get(show))
 }
 
-async fn list(State(node): State<Arc<Node>>, _user: Browse) -> Result<Json<[Stack; 1]>, ApiError> {
-    Ok(Json([stack(&node).await?]))
+async fn list(State(node): State<Arc<Node>>, _user: Browse, range: ListRange) -> Result<Response, ApiError> {
+    Ok(range.answer(vec![stack(&node).await?], &SORT_FIELDS))
 }
 
 async fn show(

@@ -1,6 +1,7 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
 mod authorization;
+mod conventions;
 mod domains;
 mod exposure;
 mod formations;

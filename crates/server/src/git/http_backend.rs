@@ -25,6 +25,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Largest request body, in bytes: the largest pack and its framing.
@@ -35,6 +36,9 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Time for a whole push: five minutes to send the largest pack, the 15 of a build, and the hour of a release command.
 const PUSH_TIME_LIMIT: Duration = Duration::from_secs(80 * 60);
+/// A request's body may stand still for so long: git compresses what it sends before it sends it, a large repository for
+/// minutes.
+const STALL_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long a program that has closed its output may take to end.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
 /// Standard error that is kept for the log, in bytes.
@@ -161,12 +165,12 @@ async fn supervise<H>(
         let _ = limited.read_to_end(&mut text).await;
         String::from_utf8_lossy(&text).trim().to_owned()
     });
-    let feeder = tokio::spawn(feed(body, stdin));
+    let feeder = tokio::spawn(feed(body, stdin, STALL_LIMIT));
     let feeder_abort = feeder.abort_handle();
     let why = tokio::select! {
         _ = child.wait() => None,
         () = stop.cancelled() => Some("the client went away"),
-        () = feeding_failed(feeder) => Some("the request's body ended early or is over the limit"),
+        () = feeding_failed(feeder) => Some("the request's body ended early, stood still, or is over the limit"),
         () = tokio::time::sleep(limit) => Some("its time limit was reached"),
     };
     // Also after an orderly end: nothing that the program started may outlive it.
@@ -194,11 +198,15 @@ async fn feeding_failed(feeder: tokio::task::JoinHandle<bool>) {
 }
 
 /// Passes the body on; true when all of it was, or when the program wants no more of it.
-async fn feed(body: Body, mut stdin: ChildStdin) -> bool {
+async fn feed(body: Body, mut stdin: ChildStdin, stall_limit: Duration) -> bool {
     let mut body = body.into_data_stream();
     let mut total_bytes: u64 = 0;
-    while let Some(piece) = body.next().await {
-        let Ok(piece) = piece else { return false };
+    loop {
+        let piece = match timeout(stall_limit, body.next()).await {
+            Ok(Some(Ok(piece))) => piece,
+            Ok(None) => return stdin.shutdown().await.is_ok(),
+            Ok(Some(Err(_))) | Err(_) => return false,
+        };
         total_bytes += piece.len() as u64;
         if total_bytes > MAX_BODY_BYTES {
             return false;
@@ -207,7 +215,6 @@ async fn feed(body: Body, mut stdin: ChildStdin) -> bool {
             return true;
         }
     }
-    stdin.shutdown().await.is_ok()
 }
 
 /// Reads up to the empty line; None when the output ends before it.
@@ -280,7 +287,7 @@ fn async_body(
         match state.stdout.read_buf(&mut buffer).await {
             Ok(0) => {
                 // The guard is kept until then: a program that closed its output but does not end is killed with it.
-                let _ = tokio::time::timeout(EXIT_GRACE, ended).await;
+                let _ = timeout(EXIT_GRACE, ended).await;
                 drop(state.guard.take());
                 None
             }
@@ -296,6 +303,22 @@ fn async_body(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_is_given_up_and_a_whole_one_is_passed_on() {
+        for (is_whole, body) in [
+            (true, Body::from("pack")),
+            (false, Body::from_stream(futures::stream::pending::<std::io::Result<Bytes>>())),
+        ] {
+            let mut command = tokio::process::Command::new("cat");
+            let mut cat =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("cat");
+            let limit = if is_whole { STALL_LIMIT } else { Duration::from_millis(20) };
+            let fed = feed(body, cat.stdin.take().expect("piped"), limit).await;
+            let passed_on = cat.wait_with_output().await.expect("ended").stdout;
+            assert_eq!((fed, &passed_on[..]), (is_whole, if is_whole { &b"pack"[..] } else { b"" }));
+        }
+    }
 
     #[test]
     fn a_cgi_head_becomes_status_and_headers() {

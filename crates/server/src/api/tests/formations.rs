@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 impl Api {
     /// An app whose slug has a web and a worker process.
-    async fn app_with_types(&self) -> App {
+    pub(super) async fn app_with_types(&self) -> App {
         self.client.create_app(Some("shop")).await.expect("created");
         let app = apps::find(&self.node.store, "shop").await.expect("read").expect("there");
         let commands = [("web", "gunicorn app"), ("worker", "work")];
