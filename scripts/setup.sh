@@ -2,7 +2,8 @@
 # Installs what is missing on this machine. Says nothing when nothing is missing.
 #
 #   scripts/setup.sh run     what a node needs to be built and to run (Debian 12 or newer, as root)
-#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, PostgreSQL, wrk, Pebble, libfaketime
+#   scripts/setup.sh test    that, and what its tests drive: the Heroku CLI, heroku3, heroku-client, Schemathesis, PostgreSQL, wrk,
+#                            Pebble, libfaketime
 #   scripts/setup.sh bench   that, and the proxies that the router is measured against
 #
 # Tools that Debian does not have in a recent enough form go to target/tools, nowhere else.
@@ -11,6 +12,8 @@ cd "$(dirname "$0")/.."
 
 HEROKU_CLI_VERSION=11.10.0
 HEROKU3_VERSION=5.2.1
+HEROKU_CLIENT_VERSION=3.1.4
+SCHEMATHESIS_VERSION=4.32.5
 # What HEROKU_CLI_VERSION asks for in its package.json ("engines").
 NODE_MINIMUM_MAJOR=20
 tools=$PWD/target/tools
@@ -73,6 +76,20 @@ install_for_test() {
         { python3 -m venv "$tools/python" && "$tools/python/bin/pip" install -q "heroku3==$HEROKU3_VERSION" six; } \
             >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install heroku3 failed (whole text: $tools/pip.log)"; }
         touch "$tools/python/heroku3-$HEROKU3_VERSION"
+    fi
+    # In folders of their own, so that neither changes what the CLI and heroku3 run with.
+    if [ ! -e "$tools/schemathesis/$SCHEMATHESIS_VERSION" ]; then
+        say "installing Schemathesis $SCHEMATHESIS_VERSION into target/tools"
+        { python3 -m venv "$tools/schemathesis" && "$tools/schemathesis/bin/pip" install -q "schemathesis==$SCHEMATHESIS_VERSION"; } \
+            >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install schemathesis failed (whole text: $tools/pip.log)"; }
+        touch "$tools/schemathesis/$SCHEMATHESIS_VERSION"
+    fi
+    if [ ! -e "$tools/heroku-client/$HEROKU_CLIENT_VERSION" ]; then
+        say "installing heroku-client $HEROKU_CLIENT_VERSION into target/tools"
+        mkdir -p "$tools/heroku-client"
+        npm install --prefix "$tools/heroku-client" --no-audit --no-fund --loglevel=error "heroku-client@$HEROKU_CLIENT_VERSION" \
+            >"$tools/npm.log" 2>&1 || { tail -5 "$tools/npm.log" >&2; die "npm install heroku-client failed (whole text: $tools/npm.log)"; }
+        touch "$tools/heroku-client/$HEROKU_CLIENT_VERSION"
     fi
     apt_install wrk pebble openssl runc libfaketime
     [ "$(dpkg --print-architecture)" != amd64 ] || install_guest
