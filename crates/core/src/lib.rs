@@ -22,6 +22,7 @@ pub mod dyno_size;
 pub mod event;
 pub mod formation;
 pub mod ids;
+pub mod limits;
 pub mod oauth_authorization;
 pub mod planner;
 pub mod procfile;

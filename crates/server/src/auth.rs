@@ -19,6 +19,7 @@ use ferroku_core::AuthorizationId;
 use ferroku_core::account::Account;
 use ferroku_core::app::App;
 use ferroku_core::authorize::{Object, Principal, Refusal, Relation, Verb, authorize};
+use ferroku_core::collaborator::Permissions;
 use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
 use ferroku_store::{accounts, apps, collaborators};
@@ -31,6 +32,8 @@ use std::sync::Arc;
 
 /// Longest `Authorization` value that is looked at, in bytes: an email address and a password, in base64.
 const MAX_CREDENTIALS_BYTES: usize = 4096;
+/// To ask how many requests are left is free, and possible when there are none. Source: as [`crate::rate_limit`].
+const RATE_LIMITS_PATH: &str = "/account/rate-limits";
 const TOKEN_PREFIX: &str = "HRKU-";
 /// Random letters and digits of a token: log2(62) * 40 = 238 bits.
 const TOKEN_LETTERS: usize = 40;
@@ -155,6 +158,8 @@ user_extractors! {
     Create = Create,
     /// May see what the whole node does.
     SeeNode = SeeNode,
+    /// May change the node's accounts and settings.
+    Administer = Administer,
 }
 
 /// Reads the `Authorization` header.
@@ -193,7 +198,11 @@ async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, ApiEr
         Credentials::Basic { password, .. } => password,
     };
     let user = by_token(node, &token, &context).await?.ok_or_else(ApiError::unauthorized)?;
-    context.spend(node, &user.account)?;
+    if parts.uri.path() == RATE_LIMITS_PATH {
+        context.look_at_limit(node, &user.account);
+    } else {
+        context.spend(node, &user.account)?;
+    }
     Ok(user)
 }
 
@@ -278,10 +287,13 @@ pub async fn require_app(
     app: &App,
     verb: Verb,
 ) -> Result<(), ApiError> {
-    let relation = Relation {
-        is_owner: app.owner_id == principal.account_id,
-        permissions: collaborators::permissions(&node.store, app.id, principal.account_id).await?,
+    let is_owner = app.owner_id == principal.account_id;
+    let permissions = match is_owner {
+        // Whoever owns it may do everything; nothing needs to be looked up.
+        true => Permissions::new(),
+        false => collaborators::permissions(&node.store, app.id, principal.account_id).await?,
     };
+    let relation = Relation { is_owner, permissions };
     authorize(principal, verb, Object::App(&relation)).map_err(|refusal| match refusal {
         Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the app {}.", app.name)),
         refusal => {

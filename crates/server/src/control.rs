@@ -16,7 +16,7 @@ use crate::listener::{self, Endpoint, Limits};
 use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig, now_ms};
-use crate::rate_limit::RateLimits;
+use crate::rate_limit::{GIT_REQUESTS_PER_HOUR, REQUESTS_PER_HOUR, RateLimits};
 use crate::rendezvous::{Rendezvous, Session};
 use crate::router_link::RouterLink;
 use crate::secrets;
@@ -179,7 +179,8 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         acm: Acm::new(config.acme.clone()),
         metrics: Metrics::default(),
         logins: Logins::default(),
-        rate_limits: RateLimits::default(),
+        rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
+        git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
         config,
     }))
 }

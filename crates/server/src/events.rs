@@ -29,11 +29,24 @@ const CURSOR_EVERY: i64 = 100;
 const LINES_PER_EVENT: u64 = 8;
 /// Kinds of event that Heroku tells without `by user ...`: not the user's doing, but what became of it.
 const NOBODYS_KINDS: [&str; 2] = ["build.succeed", "build.fail"];
+/// Kinds that are not told in the log, where Heroku says nothing either; the audit trail has them.
+const UNTOLD_KINDS: [&str; 9] = [
+    "app.create",
+    "app.destroy",
+    "app.update",
+    "build.cancel",
+    "build_cache.destroy",
+    "buildpack_installation.update",
+    "dyno.restart",
+    "dyno.restart_all",
+    "dyno.stop",
+];
 /// Nouns whose events change nothing in who may see what; all others may.
-const NOUNS_WITHOUT_ACCESS: [&str; 9] = [
+const NOUNS_WITHOUT_ACCESS: [&str; 10] = [
     "acm",
     "app_feature",
     "build",
+    "build_cache",
     "buildpack_installation",
     "domain",
     "dyno",
@@ -103,7 +116,7 @@ async fn pass_on(node: &Node, cursor: &mut i64) -> anyhow::Result<()> {
         let mut exists: HashMap<AppId, bool> = HashMap::new();
         for event in &batch {
             let Some(app_id) = event.app_id else { continue };
-            if event.log_message.is_none() {
+            if event.log_message.is_none() || UNTOLD_KINDS.contains(&event.kind.as_str()) {
                 continue;
             }
             if !exists.contains_key(&app_id) {

@@ -12,7 +12,7 @@ use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
 use crate::ssh::Ssh;
 use crate::tls::Given;
-use ferroku_core::Millis;
+use ferroku_core::{AccountId, AppId, Millis};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::Store;
@@ -78,7 +78,9 @@ pub struct Node {
     pub acm: Acm,
     pub metrics: Metrics,
     pub logins: Logins,
-    pub rate_limits: RateLimits,
+    pub rate_limits: RateLimits<AccountId>,
+    /// Of pushes and fetches.
+    pub git_limits: RateLimits<(AccountId, AppId)>,
 }
 
 impl Node {
@@ -112,6 +114,7 @@ pub fn now_ms() -> Millis {
 impl Node {
     /// A node on a new SQLite store in `data` that runs no dynos and reaches no router.
     pub async fn for_tests(data: &std::path::Path) -> Arc<Self> {
+        use crate::rate_limit::{GIT_REQUESTS_PER_HOUR, REQUESTS_PER_HOUR};
         use crate::secrets;
         let config = NodeConfig {
             data: data.to_owned(),
@@ -142,7 +145,8 @@ impl Node {
             acm: Acm::default(),
             metrics: Metrics::default(),
             logins: Logins::default(),
-            rate_limits: RateLimits::default(),
+            rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
+            git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
             config,
         })
     }

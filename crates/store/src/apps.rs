@@ -9,7 +9,7 @@ use crate::events::NewEvent;
 use crate::node_settings::{APP_COUNT, take_number};
 use crate::releases::{ConfigChange, NewRelease, SlugChange};
 use crate::row::{Columns, failed, failed_or_taken};
-use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, releases, write};
+use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, limits, releases, write};
 use ferroku_core::app::App;
 use ferroku_core::collaborator::Permission;
 use ferroku_core::event::Actor;
@@ -40,6 +40,22 @@ pub struct AppChange {
     pub build_stack: Option<String>,
 }
 
+impl AppChange {
+    /// What is changed, in words.
+    fn description(&self) -> String {
+        let maintenance = self.maintenance.map(|on| if on { "on" } else { "off" });
+        [
+            self.name.as_ref().map(|name| format!("Rename to {name}")),
+            maintenance.map(|state| format!("Turn maintenance mode {state}")),
+            self.build_stack.as_ref().map(|stack| format!("Build on {stack} from now on")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("\n")
+    }
+}
+
 /// Payload of a [`DESTROY_JOB`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destroyed {
@@ -56,6 +72,7 @@ pub struct Destroyed {
 /// has run out of uid ranges.
 pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis) -> Result<App> {
     write!(store, tx => {
+        limits::check(&mut tx, actor.account_id, |usage| usage.apps += 1).await?;
         let number = take_number(&mut tx, APP_COUNT).await? - 1;
         let app = App {
             id: new.id,
@@ -77,7 +94,8 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
         };
         insert(&mut tx, &app).await?;
         collaborators::create(&mut tx, app.id, app.owner_id, &Permission::ALL.into(), now).await?;
-        let event = NewEvent { app_id: Some(app.id), actor, kind: "app.create", log_message: None };
+        let log_message = Some(format!("Create {}", app.name));
+        let event = NewEvent { app_id: Some(app.id), actor, kind: "app.create", log_message };
         events::append(&mut tx, event, now).await?;
         for description in FIRST_DESCRIPTIONS {
             let release = NewRelease {
@@ -99,11 +117,12 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
 /// # Errors
 /// The database failed.
 pub async fn find(store: &Store, id_or_name: &str) -> Result<Option<App>> {
-    let row = sqlx::query("SELECT * FROM app WHERE id = $1 OR name = $1")
-        .bind(id_or_name)
-        .fetch_optional(store.reader())
-        .await
-        .map_err(failed("find an app"))?;
+    // No name has an id's form: names are shorter.
+    let query = match id_or_name.parse::<AppId>() {
+        Ok(_) => sqlx::query("SELECT * FROM app WHERE id = $1"),
+        Err(_) => sqlx::query("SELECT * FROM app WHERE name = $1"),
+    };
+    let row = query.bind(id_or_name).fetch_optional(store.reader()).await.map_err(failed("find an app"))?;
     row.as_ref().map(app).transpose()
 }
 
@@ -162,7 +181,8 @@ pub async fn update(store: &Store, id: AppId, change: &AppChange, actor: &Actor,
         .await
         .map_err(failed_or_taken("change an app", "app name"))?
         .ok_or(StoreError::NotFound { what: "app" })?;
-        let event = NewEvent { app_id: Some(id), actor, kind: "app.update", log_message: None };
+        let log_message = Some(change.description());
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.update", log_message };
         events::append(&mut tx, event, now).await?;
         app(&row)
     })
@@ -220,7 +240,7 @@ pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Re
         }
         let payload = serde_json::to_string(&destroyed).expect("ids and strings have a JSON form");
         jobs::create(&mut tx, DESTROY_JOB, Some(id), &payload, now).await?;
-        let event = NewEvent { app_id: Some(id), actor, kind: "app.destroy", log_message: None };
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.destroy", log_message: Some(format!("Destroy {}", destroyed.name)) };
         events::append(&mut tx, event, now).await?;
         Ok(destroyed)
     })

@@ -20,17 +20,25 @@ pub(crate) async fn create(
     let plain = zeroize::Zeroizing::new(
         serde_json::to_vec(vars).expect("a map of strings to strings has a JSON form"),
     );
+    let sealed = key.seal(&additional_data(id), &plain);
+    let size_bytes = i64::try_from(sealed.len()).unwrap_or(i64::MAX);
     sqlx::query(
         "INSERT INTO config_snapshot (id, app_id, key_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(id.to_string())
     .bind(app_id.to_string())
     .bind(key.id())
-    .bind(key.seal(&additional_data(id), &plain))
+    .bind(sealed)
     .bind(now)
     .execute(&mut *tx)
     .await
     .map_err(failed("write a config snapshot"))?;
+    sqlx::query("UPDATE app SET config_bytes = config_bytes + $1 WHERE id = $2")
+        .bind(size_bytes)
+        .bind(app_id.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("add a config snapshot's size up"))?;
     Ok(id)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::node_settings::{EVENT_SEQUENCE, take_number};
 use crate::row::{Columns, failed};
-use crate::{Connection, Result, Store};
+use crate::{Connection, Result, Store, write};
 use ferroku_core::event::{Actor, Event};
 use ferroku_core::{AppId, Millis};
 use sqlx::any::AnyRow;
@@ -14,7 +14,8 @@ pub struct NewEvent<'a> {
     pub actor: &'a Actor,
     /// Noun and verb: `release.create`.
     pub kind: &'a str,
-    /// What the app's log says, without the ` by user` ending; a line each for several.
+    /// What was done, in words: what the app's log says, without the ` by user` ending, a line each for several; and what
+    /// the audit trail says, also of what no log tells.
     pub log_message: Option<String>,
 }
 
@@ -60,6 +61,21 @@ pub(crate) async fn announce(
     Ok(())
 }
 
+/// The same for what is no change of rows, in a transaction of its own.
+///
+/// # Errors
+/// The database failed.
+pub async fn record(
+    store: &Store,
+    app_id: AppId,
+    kind: &str,
+    log_message: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => { announce(&mut tx, app_id, kind, log_message, actor, now).await })
+}
+
 /// The events behind number `sequence`, oldest first, at most `limit`.
 ///
 /// # Errors
@@ -71,6 +87,26 @@ pub async fn after(store: &Store, sequence: i64, limit: i64) -> Result<Vec<Event
         .fetch_all(store.reader())
         .await
         .map_err(failed("read events"))?;
+    rows.iter().map(event).collect()
+}
+
+/// The newest events, of one app or of all, newest first: at most `limit`, below number `before`.
+///
+/// # Errors
+/// The database failed.
+pub async fn page(store: &Store, app_id: Option<AppId>, before: i64, limit: i64) -> Result<Vec<Event>> {
+    let query = match app_id {
+        Some(app_id) => sqlx::query(
+            "SELECT * FROM event WHERE sequence < $1 AND app_id = $3 ORDER BY sequence DESC LIMIT $2",
+        )
+        .bind(before)
+        .bind(limit)
+        .bind(app_id.to_string()),
+        None => sqlx::query("SELECT * FROM event WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2")
+            .bind(before)
+            .bind(limit),
+    };
+    let rows = query.fetch_all(store.reader()).await.map_err(failed("read events"))?;
     rows.iter().map(event).collect()
 }
 

@@ -27,6 +27,7 @@ mod error;
 pub mod events;
 pub mod formations;
 pub mod jobs;
+pub mod limits;
 pub mod node_settings;
 pub mod oauth_authorizations;
 pub mod releases;
@@ -56,6 +57,8 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 const READ_CONNECTIONS: u32 = 4;
 /// How long a statement waits for a lock held by another connection before it fails.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
+/// A connection that nobody used for longer is asked whether it lives before it is used again.
+const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How often a PostgreSQL transaction is tried again after a serialization failure.
 pub const WRITE_ATTEMPTS: u32 = 20;
 
@@ -65,6 +68,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "domains and certificates", include_str!("../migrations/0002_domains_and_certificates.sql")),
     (3, "orders and jobs", include_str!("../migrations/0003_orders_and_jobs.sql")),
     (4, "release command", include_str!("../migrations/0004_release_command.sql")),
+    (5, "limits", include_str!("../migrations/0005_limits.sql")),
 ];
 
 /// Which database is behind a store.
@@ -105,7 +109,8 @@ impl Store {
                 let pool = AnyPoolOptions::new()
                     .max_connections(READ_CONNECTIONS * 2)
                     .acquire_timeout(LOCK_WAIT)
-                    .before_acquire(keep_if_idle)
+                    .test_before_acquire(false)
+                    .before_acquire(keep_if_alive)
                     .connect(url)
                     .await
                     .map_err(|source| StoreError::Open { url: redact(url), source })?;
@@ -229,6 +234,21 @@ fn keep_if_idle<'a>(
 ) -> Pin<Box<dyn Future<Output = sqlx::Result<bool>> + Send + 'a>> {
     use sqlx::Connection;
     Box::pin(async move { Ok(!connection.is_in_transaction()) })
+}
+
+/// The same for a database that may have gone away since. A connection that was used just now is not asked: that would
+/// double the time of every query.
+fn keep_if_alive<'a>(
+    connection: &'a mut AnyConnection,
+    metadata: sqlx::pool::PoolConnectionMetadata,
+) -> Pin<Box<dyn Future<Output = sqlx::Result<bool>> + Send + 'a>> {
+    use sqlx::Connection;
+    Box::pin(async move {
+        if metadata.idle_for > ASK_AFTER_IDLE {
+            connection.ping().await?;
+        }
+        Ok(!connection.is_in_transaction())
+    })
 }
 
 /// A connection inside a transaction, as the composable functions take it.

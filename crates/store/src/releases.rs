@@ -8,7 +8,9 @@ pub(crate) mod command;
 
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, word};
-use crate::{Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, write};
+use crate::{
+    Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, limits, write,
+};
 use command::CommandDyno;
 use ferroku_core::config_var::{self, ConfigPatch, ConfigVars};
 use ferroku_core::event::Actor;
@@ -125,6 +127,9 @@ pub async fn patch_config_vars(
         let vars = vars_in(&mut tx, store.key(), app_id).await?;
         let change = config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
         let Some(description) = change.description() else { return Ok((vars, None)) };
+        if patch.values().any(Option::is_some) {
+            limits::check_disk(&mut tx, app_id).await?;
+        }
         let new = NewRelease {
             id,
             app_id,

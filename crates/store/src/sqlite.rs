@@ -15,6 +15,8 @@ pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Re
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(lock_wait)
+        // A file does not go away; asking would double the time of every query.
+        .test_before_acquire(false)
         .before_acquire(crate::keep_if_idle)
         .after_connect(|connection, _| {
             Box::pin(async move {

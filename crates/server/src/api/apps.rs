@@ -149,10 +149,13 @@ async fn list_of_user(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
 ) -> Result<Json<App>, ApiError> {
-    Ok(Json(present_stored(&node, &links, &app).await?))
+    Ok(Json(match app.owner_id == user.account.id {
+        true => present(&node, &links, &app, &user.account.email),
+        false => present_stored(&node, &links, &app).await?,
+    }))
 }
 
 async fn update(

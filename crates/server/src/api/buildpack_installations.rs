@@ -92,8 +92,9 @@ fn check(node: &Node, text: &str) -> Result<String, ApiError> {
 async fn write_urls(node: &Node, app_id: AppId, urls: &[String], actor: &Actor) -> Result<(), StoreError> {
     write!(&node.store, tx => {
         buildpack_installations::replace(&mut tx, app_id, urls, false).await?;
+        let log_message = Some(format!("Set the buildpacks to {}", urls.join(" ")));
         let event =
-            NewEvent { app_id: Some(app_id), actor, kind: "buildpack_installation.update", log_message: None };
+            NewEvent { app_id: Some(app_id), actor, kind: "buildpack_installation.update", log_message };
         events::append(&mut tx, event, now_ms()).await?;
         Ok(())
     })

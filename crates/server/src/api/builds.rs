@@ -9,7 +9,7 @@ use crate::api::routes::{Routes, delete, get};
 use crate::auth::{PushApp, ViewApp};
 use crate::builds::output::Progress;
 use crate::error::ApiError;
-use crate::node::Node;
+use crate::node::{Node, now_ms};
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use ferroku_api::build::{Build, SourceBlob};
 use ferroku_core::BuildId;
 use ferroku_core::build::Build as Stored;
-use ferroku_store::{accounts, builds};
+use ferroku_store::{accounts, builds, events};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use std::collections::BTreeMap;
@@ -80,24 +80,29 @@ async fn create(PushApp { app, .. }: PushApp) -> ApiError {
 
 async fn cancel(
     State(node): State<Arc<Node>>,
-    PushApp { app, .. }: PushApp,
+    PushApp { app, user }: PushApp,
     links: Links,
     Path((_, build)): Path<(String, String)>,
 ) -> Result<Json<Build>, ApiError> {
     let missing = || ApiError::not_found("build");
     let id: BuildId = build.parse().map_err(|_| missing())?;
     let stored = builds::find(&node.store, app.id, id).await?.ok_or_else(missing)?;
-    if !node.builds.cancel(id) {
+    if node.builds.output(id).is_none() {
         return Err(ApiError::invalid_params("That build is not under way any more."));
     }
+    let message = format!("Cancel build {id}");
+    events::record(&node.store, app.id, "build.cancel", &message, &user.actor, now_ms()).await?;
+    node.builds.cancel(id);
     let emails = accounts::emails(&node.store).await?;
     Ok(Json(present(&stored, &app.name, &emails, &links)))
 }
 
 async fn purge_cache(
     State(node): State<Arc<Node>>,
-    PushApp { app, .. }: PushApp,
+    PushApp { app, user }: PushApp,
 ) -> Result<Json<ferroku_api::reference::Id>, ApiError> {
+    let message = "Purge the build cache";
+    events::record(&node.store, app.id, "build_cache.destroy", message, &user.actor, now_ms()).await?;
     node.builds.purge_cache(app.id).await.map_err(ApiError::internal)?;
     Ok(Json(ferroku_api::reference::Id { id: app.id.0 }))
 }

@@ -60,6 +60,11 @@ impl RequestContext {
         left.map(|_| ()).ok_or_else(|| ApiError::rate_limit("Your account reached the API rate limit"))
     }
 
+    /// Tells the account how many requests it has left, and takes none.
+    pub fn look_at_limit(&self, node: &Node, account: &Account) {
+        self.remaining.store(node.rate_limits.remaining(account.id, now_ms()), Ordering::Relaxed);
+    }
+
     /// The account as the actor of this request.
     pub fn actor(&self, account: &Account) -> Actor {
         Actor {

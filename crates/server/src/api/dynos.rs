@@ -115,7 +115,9 @@ async fn create(
     let attach = request.attach;
     let stored = node.dynos.run_one_off(&app, request, &user.actor).await.map_err(|error| match error {
         RunError::NoCode => ApiError::conflict(error.to_string()),
-        RunError::TooMany | RunError::Size(_) => ApiError::invalid_params(error.to_string()),
+        RunError::TooMany | RunError::Size(_) | RunError::Limit(_) => {
+            ApiError::invalid_params(error.to_string())
+        }
         RunError::Failed(cause) => cause.into(),
     })?;
     node.events.poke();
@@ -249,24 +251,31 @@ async fn ask(
 async fn write(node: &Node, app: &App, ask: &Ask<'_>, actor: &Actor) -> ferroku_store::Result<()> {
     let now = now_ms();
     ferroku_store::write!(&node.store, tx => {
-        let kind = match ask {
+        let (kind, message) = match ask {
             Ask::RestartAll => {
                 dynos::restart_all(&mut tx, app.id).await?;
-                "dyno.restart_all"
+                ("dyno.restart_all", "Restart all dynos".to_owned())
             }
             Ask::Restart(selector) => {
                 dynos::request_restart(&mut tx, app.id, selector, now).await?;
-                "dyno.restart"
+                ("dyno.restart", format!("Restart {}", selected(selector)))
             }
             Ask::Stop(selector) => {
                 dynos::request_stop(&mut tx, app.id, selector, now).await?;
-                "dyno.stop"
+                ("dyno.stop", format!("Stop {}", selected(selector)))
             }
         };
-        let event = events::NewEvent { app_id: Some(app.id), actor, kind, log_message: None };
+        let event = events::NewEvent { app_id: Some(app.id), actor, kind, log_message: Some(message) };
         events::append(&mut tx, event, now).await?;
         Ok(())
     })
+}
+
+fn selected(selector: &Selector<'_>) -> String {
+    match selector {
+        Selector::One(id) => format!("the dyno {id}"),
+        Selector::Type(name) => format!("the dynos of type {name}"),
+    }
 }
 
 /// The dyno of this label or id, when it is listed.

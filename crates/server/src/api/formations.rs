@@ -19,7 +19,7 @@ use ferroku_core::dyno_size;
 use ferroku_core::event::Actor;
 use ferroku_core::formation::{Formation as Stored, QuantityChange};
 use ferroku_core::release::RELEASE;
-use ferroku_store::{Connection, events, formations};
+use ferroku_store::{Connection, events, formations, limits};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -172,6 +172,7 @@ async fn write(
         if let Err(error) = check_room(node.dynos.allotment(), &wanted, &before, &planned) {
             return Ok(Err(error));
         }
+        check_limits(&mut tx, app, &before, &planned).await?;
         for (name, quantity, size) in &planned {
             formations::update(&mut tx, app.id, name, *quantity, size.name, now).await?;
         }
@@ -182,6 +183,36 @@ async fn write(
         let of_name = |name: &String| after.iter().find(|one| one.process_type == *name).cloned();
         Ok(Ok(planned.iter().filter_map(|(name, _, _)| of_name(name)).collect()))
     })
+}
+
+/// Refuses what the app's owner may not have.
+async fn check_limits(
+    tx: &mut Connection,
+    app: &App,
+    before: &[Stored],
+    planned: &[Planned],
+) -> ferroku_store::Result<()> {
+    for (name, quantity, size) in planned {
+        let old = before.iter().find(|one| one.process_type == *name);
+        let more =
+            old.is_none_or(|old| u64::from(*quantity) > u64::from(old.quantity) || old.size != size.name);
+        if *quantity > 0 && more {
+            limits::check_dyno_size(tx, app.owner_id, size.name).await?;
+        }
+    }
+    let memory = |size: &str| dyno_size::find(size).map_or(0, |size| size.memory_bytes);
+    limits::check(tx, app.owner_id, |usage| {
+        for (name, quantity, size) in planned {
+            if let Some(old) = before.iter().find(|one| one.process_type == *name) {
+                let quantity = u64::from(old.quantity);
+                usage.dynos = usage.dynos.saturating_sub(quantity);
+                usage.memory_bytes = usage.memory_bytes.saturating_sub(quantity * memory(&old.size));
+            }
+            usage.dynos += u64::from(*quantity);
+            usage.memory_bytes += u64::from(*quantity) * size.memory_bytes;
+        }
+    })
+    .await
 }
 
 type Planned = (String, u32, &'static dyno_size::DynoSize);

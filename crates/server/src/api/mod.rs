@@ -1,10 +1,12 @@
 //! The Platform API, version 3: one module a noun, merged here.
 
 pub mod absent;
+pub mod account_limits;
 pub mod accounts;
 pub mod acm;
 pub mod app_features;
 pub mod apps;
+pub mod audit;
 pub mod body;
 pub mod buildpack_installations;
 pub mod builds;
@@ -53,10 +55,12 @@ pub fn app(node: Arc<Node>) -> axum::Router {
 pub fn routes() -> Routes {
     Routes::new()
         .merge(absent::routes())
+        .merge(account_limits::routes())
         .merge(accounts::routes())
         .merge(acm::routes())
         .merge(app_features::routes())
         .merge(apps::routes())
+        .merge(audit::routes())
         .merge(buildpack_installations::routes())
         .merge(builds::routes())
         .merge(collaborators::routes())

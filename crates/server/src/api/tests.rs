@@ -1,10 +1,12 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
+mod audit;
 mod authorization;
 mod conventions;
 mod domains;
 mod exposure;
 mod formations;
+mod limits;
 
 use crate::auth::{new_token, redact, token_hash};
 use crate::node::{Node, now_ms};

@@ -29,7 +29,7 @@ use ferroku_runtime::Environment;
 use ferroku_store::builds::Outcome;
 use ferroku_store::events::{self, NewEvent};
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
-use ferroku_store::{StoreError, buildpack_installations, builds, jobs, releases, slugs, write};
+use ferroku_store::{StoreError, buildpack_installations, builds, jobs, limits, releases, slugs, write};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -158,7 +158,7 @@ impl Attempt<'_> {
             updated_at: now,
         };
         crash_point::hit("build.before_create");
-        write_build(&parts.store, &build, self.actor, now).await?;
+        write_build(&parts.store, &build, self.app, self.actor, now).await?;
         crash_point::hit("build.created");
         (parts.changed)(self.app.id);
         Ok(buildpacks)
@@ -346,10 +346,12 @@ impl Attempt<'_> {
 async fn write_build(
     store: &ferroku_store::Store,
     build: &Build,
+    app: &App,
     actor: &Actor,
     now: i64,
 ) -> Result<(), StoreError> {
     write!(store, tx => {
+        limits::check_build(&mut tx, app.owner_id).await?;
         builds::create(&mut tx, build).await?;
         let log_message = Some("Build started".to_owned());
         let event = NewEvent { app_id: Some(build.app_id), actor, kind: "build.create", log_message };

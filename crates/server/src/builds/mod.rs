@@ -41,7 +41,7 @@ use ferroku_core::{AppId, BuildId};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
-use ferroku_store::{Store, StoreError, apps, builds, releases};
+use ferroku_store::{Store, StoreError, apps, builds, limits, releases};
 use output::Output;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -259,10 +259,15 @@ impl Builds {
     async fn answer(self, mut session: PushSession) {
         let app_name = session.push.app.name.clone();
         let mut head = None;
-        let accept = if session.has_slot {
+        let adds = session.hello.updates.iter().any(|update| !update.is_deletion());
+        let full = if adds { self.why_disk_is_used_up(session.push.app.id).await } else { None };
+        let accept = if let Some(why) = full {
+            session.text(text::refused(&app_name, &why)).await;
+            false
+        } else if session.has_slot {
             match plan_push(&session.hello.updates) {
                 PushPlan::Store => {
-                    if session.hello.updates.iter().any(|update| !update.is_deletion()) {
+                    if adds {
                         session.text(text::NOT_BUILT).await;
                     }
                     true
@@ -286,6 +291,16 @@ impl Builds {
             false
         };
         session.finish(Verdict { accept, head }).await;
+    }
+
+    /// Why the app's owner may add nothing to the disk, if so: a branch that is not built takes its room, too.
+    async fn why_disk_is_used_up(&self, app_id: AppId) -> Option<String> {
+        let mut connection = self.parts().store.reader().acquire().await.ok()?;
+        match limits::check_disk(&mut connection, app_id).await {
+            Err(StoreError::Refused(why)) => Some(why),
+            // A store that is away refuses the push where it is needed.
+            _ => None,
+        }
     }
 
     /// Shows what a release's command prints to whoever pushed it.

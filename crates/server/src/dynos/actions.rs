@@ -149,7 +149,7 @@ impl AppLoop {
         let inbox = self.sender.clone();
         tokio::spawn(async move {
             let result = start(&shared.parts, &app, &row).await.map_err(|error| format!("{error:#}"));
-            let told = inbox.send(Message::Spawned { dyno_id: row.id, result });
+            let told = inbox.send(Message::Spawned { dyno_id: row.id, result: Box::new(result) });
             // The app was destroyed meanwhile. At the end of this process, the next one adopts the dyno.
             if told.is_err() && !shared.lock().closing {
                 shared.remove_later(row.id);

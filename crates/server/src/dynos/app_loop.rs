@@ -48,15 +48,16 @@ pub(super) enum Message {
     Poke,
     /// Something changed that is no row of the app: the router has drained a dyno, or waits for one.
     Look,
-    /// From a dyno's pump; never a log line or attached output.
+    /// From a dyno's pump; never a log line or attached output. Boxed, as what is large is here: a channel has room for
+    /// 32 messages, and every app a channel.
     Event {
         dyno_id: DynoId,
-        event: DynoEvent,
+        event: Box<DynoEvent>,
     },
     /// The driver has answered a start.
     Spawned {
         dyno_id: DynoId,
-        result: Result<DynoHandle, String>,
+        result: Box<Result<DynoHandle, String>>,
     },
     Attach {
         dyno_id: DynoId,
@@ -68,7 +69,7 @@ pub(super) enum Message {
         answer: oneshot::Sender<Option<DynoControl>>,
     },
     /// The router has probed a dyno that is being added.
-    Probed(Probed),
+    Probed(Box<Probed>),
     /// A dyno whose health is probed has had its time.
     ProbeLimit {
         dyno_id: DynoId,
@@ -160,7 +161,8 @@ impl AppLoop {
 
     /// Runs until the app is destroyed or the node ends.
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, handles: Vec<Adopted>) {
-        if let Err(error) = self.adopt(handles).await {
+        // Boxed, here and below: a node has many loops, most of which wait, and room for these is only needed meanwhile.
+        if let Err(error) = Box::pin(self.adopt(handles)).await {
             self.complain(&error, "cannot match running dynos with their rows");
         }
         let mut due = Instant::now();
@@ -169,9 +171,9 @@ impl AppLoop {
                 message = inbox.recv() => {
                     let Some(message) = message else { return };
                     // Take in all that waits before planning anew.
-                    let mut flow = self.take(message).await;
+                    let mut flow = Box::pin(self.take(message)).await;
                     while let (Flow::Continue, Ok(message)) = (&flow, inbox.try_recv()) {
-                        flow = self.take(message).await;
+                        flow = Box::pin(self.take(message)).await;
                     }
                     match flow {
                         Flow::Continue => {}
@@ -188,10 +190,10 @@ impl AppLoop {
                 due = Instant::now() + IDLE;
                 continue;
             }
-            due = match self.reconcile().await {
+            due = match Box::pin(self.reconcile()).await {
                 Ok(Some(wait)) => Instant::now() + wait,
                 Ok(None) => {
-                    self.clear().await;
+                    Box::pin(self.clear()).await;
                     break;
                 }
                 Err(error) => {
@@ -214,8 +216,8 @@ impl AppLoop {
                 Ok(())
             }
             Message::Look => Ok(()),
-            Message::Event { dyno_id, event } => self.on_event_surely(dyno_id, event).await,
-            Message::Spawned { dyno_id, result } => self.on_spawned(dyno_id, result).await,
+            Message::Event { dyno_id, event } => self.on_event_surely(dyno_id, *event).await,
+            Message::Spawned { dyno_id, result } => self.on_spawned(dyno_id, *result).await,
             Message::Attach { dyno_id, answer } => {
                 let streams = self.on_attach(dyno_id).await;
                 let _ = answer.send(streams);
@@ -225,7 +227,7 @@ impl AppLoop {
                 let _ = answer.send(self.live.get(&dyno_id).and_then(|live| live.control.clone()));
                 Ok(())
             }
-            Message::Probed(probed) => self.on_probed(probed).await,
+            Message::Probed(probed) => self.on_probed(*probed).await,
             Message::ProbeLimit { dyno_id } => self.on_probe_limit(dyno_id).await,
             Message::Hangup { dyno_id, step } => {
                 self.on_hangup(dyno_id, step).await;
@@ -505,5 +507,21 @@ fn desired(snapshot: &Snapshot, settings: &DynoSettings) -> AppDesired {
         max_surge: MAX_SURGE,
         sleep: sleep::policy(snapshot, &settings.sleep),
         cycle_after_ms: settings.cycle_after.and_then(|after| Millis::try_from(after.as_millis()).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A node of 10,000 apps has as many loops.
+    #[test]
+    fn a_loop_that_waits_is_small() {
+        assert!(size_of_future(AppLoop::run) <= 1_536, "{}", size_of_future(AppLoop::run));
+        assert!(size_of::<Message>() <= 48, "{}", size_of::<Message>());
     }
 }

@@ -11,11 +11,12 @@ use ferroku_core::dyno::{Dyno, DynoKind, ONE_OFF_NUMBERS, PORTS};
 use ferroku_core::dyno_size::{self, DEFAULT_DYNO_SIZE, DynoSize};
 use ferroku_core::event::Actor;
 use ferroku_core::formation::Formation;
+use ferroku_core::limits::Usage;
 use ferroku_core::release::Release;
 use ferroku_core::room::Claim;
 use ferroku_core::{DynoId, Millis};
 use ferroku_store::dynos::{NewDynoRow, OneOffOptions};
-use ferroku_store::{Store, StoreError, dynos, events, formations, releases};
+use ferroku_store::{Store, StoreError, dynos, events, formations, limits, releases};
 use std::collections::BTreeMap;
 use thiserror::Error;
 use uuid::Uuid;
@@ -50,13 +51,19 @@ pub enum RunError {
     TooMany,
     #[error("Couldn't find the dyno size {0}.")]
     Size(String),
+    /// Of what the app's owner may have.
+    #[error("{0}")]
+    Limit(String),
     #[error("the one-off dyno could not be written down")]
     Failed(#[from] DynosError),
 }
 
 impl From<StoreError> for RunError {
     fn from(error: StoreError) -> Self {
-        Self::Failed(error.into())
+        match error {
+            StoreError::Refused(why) => Self::Limit(why),
+            error => Self::Failed(error.into()),
+        }
     }
 }
 
@@ -107,7 +114,7 @@ impl DynoManager {
             options: Some(&options),
             expires_at: request.time_to_live_s.map(|seconds| now + Millis::from(seconds) * 1000),
         };
-        write(store, &new, &release, actor, now).await?;
+        write(store, app, size, &new, &release, actor, now).await?;
         let row = dynos::find(store, new.id).await?.ok_or(StoreError::NotFound { what: "dyno" })?;
         self.poke(app.id);
         Ok(row)
@@ -130,6 +137,8 @@ fn size(request: &RunRequest, formation: &[Formation]) -> Result<&'static DynoSi
 
 async fn write(
     store: &Store,
+    app: &App,
+    size: &DynoSize,
     new: &NewDynoRow<'_>,
     release: &Release,
     actor: &Actor,
@@ -138,6 +147,12 @@ async fn write(
     debug_assert_eq!(new.release_id, release.id);
     crate::crash_point::hit("one_off.before_create");
     ferroku_store::write!(store, tx => {
+        limits::check_dyno_size(&mut tx, app.owner_id, size.name).await?;
+        let one_more = |usage: &mut Usage| {
+            usage.dynos += 1;
+            usage.memory_bytes += size.memory_bytes;
+        };
+        limits::check(&mut tx, app.owner_id, one_more).await?;
         dynos::create(&mut tx, store.key(), new, now).await?;
         let event = events::NewEvent {
             app_id: Some(new.app_id),

@@ -77,7 +77,7 @@ impl Pump {
                     {
                         self.finish(&control, &mut unacknowledged).await;
                     }
-                    let _ = self.inbox.send(Message::Event { dyno_id, event });
+                    let _ = self.inbox.send(Message::Event { dyno_id, event: Box::new(event) });
                 }
             }
         }

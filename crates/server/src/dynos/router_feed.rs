@@ -32,7 +32,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Ok(RouterEvent::Probed(probed)) => {
                 if let Some(app_id) = shared.routes.app_of(probed.dyno_id) {
-                    shared.send(app_id, Message::Probed(probed));
+                    shared.send(app_id, Message::Probed(Box::new(probed)));
                 }
             }
             Ok(RouterEvent::Wake { app_id }) => {

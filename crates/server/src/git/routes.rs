@@ -4,7 +4,8 @@ use super::{Caller, Endpoint, refuse, service};
 use crate::api::routes::{Routes, get, post};
 use crate::auth;
 use crate::error::ApiError;
-use crate::node::Node;
+use crate::node::{Node, now_ms};
+use crate::rate_limit::GIT_REQUESTS_PER_HOUR;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use ferroku_core::authorize::Verb;
@@ -38,7 +39,7 @@ async fn serve(
     endpoint: Endpoint,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let caller = match admit(&node, &parts, &repository, verb(endpoint, &parts)).await {
+    let caller = match admit(&node, &parts, &repository, endpoint).await {
         Ok(caller) => caller,
         Err(error) => return refuse(error.status, &error.message),
     };
@@ -61,8 +62,18 @@ fn verb(endpoint: Endpoint, parts: &Parts) -> Verb {
 }
 
 /// Who asks, and for which app. A name without `.git` is no repository's, but who asks comes first.
-async fn admit(node: &Node, parts: &Parts, repository: &str, verb: Verb) -> Result<Caller, ApiError> {
+async fn admit(node: &Node, parts: &Parts, repository: &str, endpoint: Endpoint) -> Result<Caller, ApiError> {
     let name = repository.strip_suffix(".git").unwrap_or_default();
-    let (app, user) = auth::app_of(node, parts, name, verb).await?;
+    let (app, user) = auth::app_of(node, parts, name, verb(endpoint, parts)).await?;
+    // Each push and each fetch begins with one of these.
+    let key = (user.account.id, app.id);
+    if endpoint == Endpoint::InfoRefs && node.git_limits.spend(key, now_ms()).is_none() {
+        let message = format!(
+            "Your account reached the limit of {GIT_REQUESTS_PER_HOUR} pushes and fetches an hour for this app. One comes back \
+             every {} seconds.",
+            3_600 / GIT_REQUESTS_PER_HOUR
+        );
+        return Err(ApiError::rate_limit(message));
+    }
     Ok(Caller { app, actor: user.actor })
 }

@@ -6,14 +6,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use serde_json::{Value, json};
 
 /// A root, an intermediate it signed, and a leaf for these names; all as PEM, and the leaf's key.
-struct Chain {
+pub(super) struct Chain {
     root: String,
-    intermediate: String,
-    leaf: String,
-    key: String,
+    pub(super) intermediate: String,
+    pub(super) leaf: String,
+    pub(super) key: String,
 }
 
-fn chain(names: &[&str]) -> Chain {
+pub(super) fn chain(names: &[&str]) -> Chain {
     let authority = |name: &str| {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

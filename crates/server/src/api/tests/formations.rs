@@ -103,7 +103,7 @@ async fn restart_and_stop_change_what_is_wanted_and_know_what_there_is() {
     assert_eq!(api.send("DELETE", "/apps/shop/dynos", "").await, (202, json!({})));
     let after = apps::by_id(&api.node.store, app.id).await.expect("read").expect("there");
     assert_eq!(after.restart_generation, app.restart_generation + 1);
-    assert_eq!(api.last_event().await, ("dyno.restart_all".into(), None));
+    assert_eq!(api.last_event().await, ("dyno.restart_all".into(), Some("Restart all dynos".into())));
     for (method, path, expected) in [
         ("DELETE", "/apps/shop/dynos/worker", 202),
         ("DELETE", "/apps/shop/formations/worker", 202),
