@@ -166,7 +166,8 @@ fn read_procfile(directory: &Path) -> Result<ProcessTypes, BuildError> {
 fn explain_disk_full(error: BuildError, context: &BuildContext) -> BuildError {
     let failed_step = matches!(
         error,
-        BuildError::Node(_)
+        BuildError::Go(_)
+            | BuildError::Node(_)
             | BuildError::Python(_)
             | BuildError::Classic { .. }
             | BuildError::FetchBuildpack { .. }

@@ -1,5 +1,6 @@
 //! Why a build fails, and what is told to the person who pushed.
 
+use crate::golang::error::GoError;
 use crate::nodejs::error::NodeError;
 use crate::python::error::PythonError;
 use ferroku_core::procfile::ProcfileError;
@@ -41,6 +42,8 @@ pub enum BuildError {
     #[error("App not compatible with buildpack: {url}")]
     Incompatible { url: String, help: Vec<String> },
     #[error("{0}")]
+    Go(#[from] GoError),
+    #[error("{0}")]
     Node(#[from] NodeError),
     #[error("{0}")]
     Python(#[from] PythonError),
@@ -68,7 +71,9 @@ impl BuildError {
             Self::NoLanguage { .. } => BuildOutcome::NoLanguageDetected,
             Self::UnknownBuildpack { .. } | Self::FetchBuildpack { .. } => BuildOutcome::BuildpackUnavailable,
             Self::Incompatible { .. } => BuildOutcome::DetectFailed,
-            Self::Node(_) | Self::Python(_) | Self::Classic { .. } => BuildOutcome::CompileFailed,
+            Self::Go(_) | Self::Node(_) | Self::Python(_) | Self::Classic { .. } => {
+                BuildOutcome::CompileFailed
+            }
         }
     }
 }

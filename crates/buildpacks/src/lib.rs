@@ -5,7 +5,7 @@
 //! [`BuildResult`](ferroku_core::protocol::build::BuildResult). The binary `slug-compiler` runs [`compiler::run`] inside
 //! a build dyno; it uses only the standard library and child processes, no async runtime, and links statically.
 //!
-//! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`python`], [`procfile_only`]) and third-party ones that follow Heroku's
+//! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`golang`], [`python`], [`procfile_only`]) and third-party ones that follow Heroku's
 //! classic contract ([`classic`]: bin/detect, bin/compile, bin/release).
 //!
 //! Invariants: nothing here trusts the source tree more than the build dyno does that it runs in; [`spare`] is the one
@@ -18,6 +18,7 @@ pub mod compiler;
 pub mod context;
 pub mod error;
 mod files;
+pub mod golang;
 pub mod nodejs;
 pub mod output;
 pub mod procfile_only;

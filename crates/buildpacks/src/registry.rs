@@ -3,6 +3,7 @@
 use crate::classic::{self, ClassicBuildpack};
 use crate::context::BuildContext;
 use crate::error::BuildError;
+use crate::golang::Go;
 use crate::nodejs::NodeJs;
 use crate::procfile_only::ProcfileOnly;
 use crate::python::Python;
@@ -10,9 +11,9 @@ use crate::{Buildpack, Detection};
 use std::path::Path;
 
 /// Names of what is built in, as `buildpacks:set` takes them.
-pub const BUILT_IN: [&str; 3] = ["heroku/nodejs", "heroku/python", "heroku/procfile"];
+pub const BUILT_IN: [&str; 4] = ["heroku/nodejs", "heroku/python", "heroku/go", "heroku/procfile"];
 
-/// Files that tell of a language whose buildpack is not built in, in Heroku's order of detection.
+/// Files that tell of a language, in Heroku's order of detection; but for Go its buildpack is not built in.
 const OTHER_LANGUAGES: [(&str, &str); 12] = [
     ("Gemfile", "Ruby"),
     ("project.clj", "Clojure"),
@@ -54,6 +55,7 @@ pub fn resolve(name: &str, context: &BuildContext, directory: &Path) -> Result<C
     let buildpack: Box<dyn Buildpack> = match short {
         "heroku/nodejs" => Box::new(NodeJs),
         "heroku/python" => Box::new(Python),
+        "heroku/go" => Box::new(Go),
         "heroku/procfile" => Box::new(ProcfileOnly),
         _ => match classic::fetch::Address::parse(short) {
             Some(address) => Box::new(ClassicBuildpack::fetch(short, &address, context, directory)?),
@@ -91,6 +93,11 @@ pub fn detect(context: &BuildContext) -> Result<Candidate, BuildError> {
         return Ok(found("heroku/python", Box::new(Python), name));
     }
     if let Some((file, language)) = OTHER_LANGUAGES.into_iter().find(|(file, _)| context.has_file(file)) {
+        if let Detection::Passed { name } = Go.detect(context)?
+            && language == name
+        {
+            return Ok(found("heroku/go", Box::new(Go), name));
+        }
         return Err(other_language(file, language));
     }
     match ProcfileOnly.detect(context)? {

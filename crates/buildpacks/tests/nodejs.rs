@@ -343,6 +343,32 @@ fn scripts_run_in_herokus_order_and_packages_that_they_changed_are_installed_aga
 }
 
 #[test]
+fn python_after_node_has_both_and_the_last_one_decides_about_process_types() {
+    let (_guard, cache) = shared_cache("node-cache");
+    let mut app = App::new(&[
+        ("package.json", r#"{"scripts": {"start": "node x.js", "build": "echo first"}}"#),
+        ("requirements.txt", ""),
+        (
+            "bin/post_compile",
+            "#!/bin/sh\necho \"second $(node -p 2+2) $(python -c 'print(3+3)') ${NODE_HOME##*build_}\"\n",
+        ),
+    ])
+    .with_buildpacks(&["heroku/nodejs", "heroku/python"]);
+    app.cache_dir = cache;
+    let built = app.build().succeeded();
+    for expected in [
+        "-----> Using buildpacks:\n       1. heroku/nodejs\n       2. heroku/python\n-----> Node.js app detected\n",
+        "       first\n",
+        "-----> Build succeeded!\n-----> Python app detected\n",
+        "       second 4 6 00000001/.heroku/node\n",
+        "       Procfile declares types -> (none)\n",
+    ] {
+        assert!(built.text.contains(expected), "no {expected:?} in\n{}", built.text);
+    }
+    assert_eq!(program(&app, "node -p 1+1; python -c 'print(2+2)'"), "2\n4");
+}
+
+#[test]
 fn what_cannot_be_built_is_explained() {
     let (_guard, cache) = shared_cache("node-cache");
     let check = |mut app: App, expected: &[&str]| {

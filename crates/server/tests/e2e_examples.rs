@@ -18,26 +18,43 @@ struct Example {
     spare: Option<&'static str>,
 }
 
-const EXAMPLES: [Example; 1] = [Example {
-    name: "node",
-    detected: "-----> Node.js app detected",
-    path: "/visits",
-    answer: "\"environment\":\"production\"",
-    change: ("s/'Hello'/'Changed'/", "server.js", "\"greeting\":\"Changed\""),
-    reused: "       package-lock.json has not changed: all packages are taken from the last build.",
-    spare: Some("node"),
-}];
+const EXAMPLES: [Example; 2] = [
+    Example {
+        name: "node",
+        detected: "-----> Node.js app detected",
+        path: "/visits",
+        answer: "\"environment\":\"production\"",
+        change: ("s/'Hello'/'Changed'/", "server.js", "\"greeting\":\"Changed\""),
+        reused: "       package-lock.json has not changed: all packages are taken from the last build.",
+        spare: Some("node"),
+    },
+    Example {
+        name: "go",
+        detected: "-----> Go app detected",
+        path: "/",
+        answer: "\"greeting\":\"Hello\"",
+        change: ("s/Hello/Changed/", "main.go", "\"greeting\":\"Changed\""),
+        reused: "       example.com/hello",
+        spare: None,
+    },
+];
+
+impl Example {
+    fn app(&self) -> String {
+        format!("{}-example", self.name)
+    }
+}
 
 #[test]
 fn every_example_is_pushed_called_changed_and_pushed_again() {
     let node = TestNode::start();
     for example in &EXAMPLES {
-        let name = example.name;
-        assert_eq!(node.call("POST", "/apps", &format!(r#"{{"name":"{name}"}}"#)).0, 201);
+        let (name, app) = (example.name, example.app());
+        assert_eq!(node.call("POST", "/apps", &format!(r#"{{"name":"{app}"}}"#)).0, 201);
         let first = node
             .run_unchecked(&format!(
                 "cp -r \"$EXAMPLES/{name}\" {name} && cd {name} && git init -q -b main && git add . && git commit -qm first && \
-                 heroku git:remote -a {name} && git push heroku main"
+                 heroku git:remote -a {app} && git push heroku main"
             ))
             .succeeded();
         assert!(printed(&first.text, example.detected), "{}", first.text);
@@ -60,7 +77,7 @@ fn every_example_is_pushed_called_changed_and_pushed_again() {
             .succeeded();
         assert!(printed(&second.text, example.reused), "{}", second.text);
         answers(&node, example, changed);
-        node.run(&format!("heroku ps:scale web=0 -a {name}")).succeeded();
+        node.run(&format!("heroku ps:scale web=0 -a {app}")).succeeded();
     }
     node.stop();
 }
@@ -73,7 +90,8 @@ fn printed(text: &str, line: &str) -> bool {
 fn answers(node: &TestNode, example: &Example, expected: &str) {
     let ask = format!(
         "curl -s -m 10 -H 'Host: {}.localhost' http://127.0.0.1:$ROUTER_PORT{}",
-        example.name, example.path
+        example.app(),
+        example.path
     );
     node.wait_for(&format!("{expected} from {}", example.name), || {
         node.run_unchecked(&ask).text.contains(expected)

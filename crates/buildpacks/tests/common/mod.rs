@@ -173,6 +173,7 @@ fn network_settings() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| {
         name.starts_with("PIP_")
             || name.starts_with("UV_")
+            || ["GOPROXY", "GOSUMDB", "GONOSUMDB"].contains(&name.as_str())
             || name.to_ascii_lowercase().starts_with("npm_config_")
             || name.to_ascii_lowercase().ends_with("_proxy")
             || ["SSL_CERT_FILE", "SSL_CERT_DIR"].contains(&name.as_str())

@@ -28,7 +28,7 @@ const CERTIFICATE_VARIABLES: [&str; 8] = [
 ];
 
 /// Variables of the node's own environment that are passed on when the admin wrote no `env` file.
-const HOST_VARIABLES: [&str; 20] = [
+const HOST_VARIABLES: [&str; 25] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -49,6 +49,11 @@ const HOST_VARIABLES: [&str; 20] = [
     "UV_PYTHON_INSTALL_MIRROR",
     "NPM_CONFIG_REGISTRY",
     "npm_config_registry",
+    "GOPROXY",
+    "GONOPROXY",
+    "GOPRIVATE",
+    "GOSUMDB",
+    "GONOSUMDB",
 ];
 
 /// What a build dyno is given.
