@@ -21,10 +21,10 @@ const ALLOWED: [(&str, &str, &str); 6] = [
     ("run/dynos/", "config var", "a tmpfs: the environment that a dyno is started with"),
     ("run/dynos/", "one-off's variable", "as the config var"),
 ];
-/// The disks of dynos, which are what apps write.
-const DISK: &str = "upper.img";
+/// The disks of dynos, which are what apps write, and copies of our own programs, which are there before any secret is.
+const NOT_LOOKED_AT: [&str; 2] = ["upper.img", "bin"];
 /// How often the process list is looked at while work is done.
-const LOOK: Duration = Duration::from_millis(15);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Every file below `data` with one of the canaries, as "path: canary".
 fn in_files(data: &Path, canaries: &Canaries) -> BTreeSet<String> {
@@ -34,9 +34,12 @@ fn in_files(data: &Path, canaries: &Canaries) -> BTreeSet<String> {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(kind) = entry.file_type() else { continue };
+            if NOT_LOOKED_AT.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
             if kind.is_dir() {
                 folders.push(path);
-            } else if kind.is_file() && entry.file_name() != DISK {
+            } else if kind.is_file() {
                 // One that is gone meanwhile holds nothing any more.
                 let bytes = fs::read(&path).unwrap_or_default();
                 let name = path.strip_prefix(data).expect("below it").display().to_string();
@@ -63,23 +66,25 @@ fn out_of_place(data: &Path, canaries: &Canaries) -> Vec<String> {
     found.iter().filter(|found| !may(found)).cloned().collect()
 }
 
+/// A process and all below it.
+fn family(first: u32) -> Vec<u32> {
+    let mut all = vec![first];
+    let mut next = 0;
+    while let Some(pid) = all.get(next).copied() {
+        next += 1;
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    all
+}
+
 /// Command lines and environments of the supervisor and all below it: of those outside the dynos, or of all.
 fn in_processes(supervisor: u32, canaries: &Canaries, with_dynos: bool) -> BTreeSet<String> {
-    let mut parents: BTreeMap<u32, u32> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
-        parents.insert(pid, parent.and_then(|parent| parent.parse().ok()).unwrap_or(0));
-    }
-    let is_ours = |pid: u32| {
-        let mut chain =
-            std::iter::successors(Some(pid), |pid| parents.get(pid).copied().filter(|pid| *pid > 1));
-        chain.any(|pid| pid == supervisor)
-    };
     let own_namespace = fs::read_link("/proc/self/ns/pid").expect("linux");
     let mut found = BTreeSet::new();
-    for pid in parents.keys().filter(|pid| is_ours(**pid)) {
+    for pid in family(supervisor) {
         let process = Path::new("/proc").join(pid.to_string());
         // The first process of a dyno, and what it starts: the dyno's own environment.
         if !with_dynos && fs::read_link(process.join("ns/pid")).ok() != Some(own_namespace.clone()) {
@@ -160,7 +165,7 @@ fn work(node: &TestNode, canaries: &Canaries) -> String {
     node.wait_until_up("canary");
     node.call("PATCH", "/apps/canary/formation/worker", r#"{"quantity": 1}"#);
     let one_off =
-        format!(r#"{{"command": "sleep 30", "env": {{"GIVEN": "{}"}}}}"#, canaries["one-off's variable"]);
+        format!(r#"{{"command": "sleep 1", "env": {{"GIVEN": "{}"}}}}"#, canaries["one-off's variable"]);
     assert_eq!(node.call("POST", "/apps/canary/dynos", &one_off).0, 201);
     let read = |name: &str| fs::read_to_string(node.work.join(name)).expect("openssl made it");
     let certificate =

@@ -121,15 +121,18 @@ pub async fn patch_config_vars(
     actor: &Actor,
     now: Millis,
 ) -> Result<(ConfigVars, Option<Release>)> {
+    if patch.values().any(Option::is_some) {
+        // Ahead of the transaction, which would depend on every app of the account otherwise: on PostgreSQL, changes of
+        // several of them at a time would make each other fail. What slips in between is one set of config vars.
+        let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
+        limits::check_disk(&mut connection, app_id).await?;
+    }
     let id = ReleaseId(Uuid::new_v4());
     write!(store, tx => {
         lock_app(&mut tx, app_id).await?;
         let vars = vars_in(&mut tx, store.key(), app_id).await?;
         let change = config_var::apply(&vars, patch).map_err(|why| StoreError::Refused(why.to_string()))?;
         let Some(description) = change.description() else { return Ok((vars, None)) };
-        if patch.values().any(Option::is_some) {
-            limits::check_disk(&mut tx, app_id).await?;
-        }
         let new = NewRelease {
             id,
             app_id,
