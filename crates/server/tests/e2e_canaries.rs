@@ -21,8 +21,10 @@ const ALLOWED: [(&str, &str, &str); 6] = [
     ("run/dynos/", "config var", "a tmpfs: the environment that a dyno is started with"),
     ("run/dynos/", "one-off's variable", "as the config var"),
 ];
-/// The disks of dynos, which are what apps write, and copies of our own programs, which are there before any secret is.
-const NOT_LOOKED_AT: [&str; 2] = ["upper.img", "bin"];
+/// The disks of dynos, which are what apps write.
+const DISK: &str = "upper.img";
+/// Copies of our own programs, which are there before any secret is.
+const PROGRAMS: &str = "bin";
 /// How often the process list is looked at while work is done.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -34,7 +36,7 @@ fn in_files(data: &Path, canaries: &Canaries) -> BTreeSet<String> {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(kind) = entry.file_type() else { continue };
-            if NOT_LOOKED_AT.iter().any(|name| entry.file_name() == *name) {
+            if entry.file_name() == DISK || path == data.join(PROGRAMS) {
                 continue;
             }
             if kind.is_dir() {
