@@ -48,8 +48,8 @@ impl From<&Stored> for Account {
             last_login: account.last_login_at.map(Timestamp),
             name: account.name.clone(),
             sms_number: None,
-            suspended_at: None,
-            two_factor_authentication: false,
+            suspended_at: account.suspended_at.map(Timestamp),
+            two_factor_authentication: account.two_factor,
             updated_at: account.updated_at.into(),
             verified: true,
         }

@@ -3,7 +3,7 @@
 use crate::Timestamp;
 use ferroku_core::account::Account;
 use ferroku_core::oauth_authorization::OauthAuthorization as Stored;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -45,11 +45,30 @@ pub struct User {
 pub struct Create {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Seconds; null or absent never expires.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Seconds, or as the CLI writes them, seconds in a string; null or absent never expires.
+    #[serde(default, deserialize_with = "seconds", skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Vec<String>>,
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Seconds {
+        Number(i64),
+        Text(String),
+    }
+    match Option::<Seconds>::deserialize(deserializer) {
+        Ok(None) => Ok(None),
+        Ok(Some(Seconds::Number(number))) => Ok(Some(number)),
+        Ok(Some(Seconds::Text(text))) => text.trim().parse().map(Some).map_err(|_| wrong()),
+        Err(_) => Err(wrong()),
+    }
+}
+
+fn wrong<E: serde::de::Error>() -> E {
+    E::custom("not a whole number of seconds")
 }
 
 impl OauthAuthorization {

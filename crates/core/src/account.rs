@@ -24,6 +24,10 @@ pub struct Account {
     pub name: Option<String>,
     pub role: Role,
     pub last_login_at: Option<Millis>,
+    /// Since when an admin keeps it out.
+    pub suspended_at: Option<Millis>,
+    /// Whether logging in takes a code beside the password.
+    pub two_factor: bool,
     pub created_at: Millis,
     pub updated_at: Millis,
 }

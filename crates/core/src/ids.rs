@@ -35,6 +35,8 @@ ids! {
     AppId,
     /// An OAuth authorization: what an API key belongs to.
     AuthorizationId,
+    /// A login in a browser.
+    BrowserSessionId,
     /// A build.
     BuildId,
     /// One immutable set of config vars, shared by all releases that have exactly it.
@@ -47,10 +49,14 @@ ids! {
     EventId,
     /// A process type of an app and how many of it should run.
     FormationId,
+    /// An OAuth client.
+    OauthClientId,
     /// A release.
     ReleaseId,
     /// A slug.
     SlugId,
     /// A certificate with its private key.
     SniEndpointId,
+    /// An SSH key of an account.
+    SshKeyId,
 }

@@ -12,6 +12,7 @@ pub mod acm;
 pub mod app;
 pub mod app_feature;
 pub mod authorize;
+pub mod browser_session;
 pub mod build;
 pub mod buildpack_installation;
 pub mod collaborator;
@@ -23,7 +24,9 @@ pub mod event;
 pub mod formation;
 pub mod ids;
 pub mod limits;
+pub mod mailed_token;
 pub mod oauth_authorization;
+pub mod oauth_client;
 pub mod planner;
 pub mod procfile;
 pub mod protocol;
@@ -31,11 +34,12 @@ pub mod release;
 pub mod room;
 pub mod slug;
 pub mod sni_endpoint;
+pub mod ssh_key;
 pub mod uids;
 
 pub use ids::{
-    AccountId, AppId, AuthorizationId, BuildId, ConfigSnapshotId, DomainId, DynoId, EventId, FormationId,
-    ReleaseId, SlugId, SniEndpointId,
+    AccountId, AppId, AuthorizationId, BrowserSessionId, BuildId, ConfigSnapshotId, DomainId, DynoId,
+    EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SshKeyId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

@@ -120,6 +120,8 @@ pub struct OauthAuthorization {
     /// The token with its middle blotted out (`HRKU-ab**********cd`), to be told from others.
     pub token_redacted: String,
     pub expires_at: Option<Millis>,
+    /// Made by logging in, not on purpose: it ends when the password changes.
+    pub is_login: bool,
     pub created_at: Millis,
     pub updated_at: Millis,
 }

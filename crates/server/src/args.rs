@@ -1,14 +1,17 @@
 //! The command line of `ferrokud`.
 //!
-//! `server`, `restart` and `env` are for people; `control`, `router` and `pre-receive` are what the
+//! `server`, `restart`, `env`, `invite`, `accounts` and `account` are for people; `control`, `router` and `pre-receive` are what the
 //! program starts of itself. Parsed before any asynchronous runtime exists, so that the supervisor
 //! stays single-threaded and small.
 
 use crate::acm::AcmeSettings;
+use crate::admin_command::Change;
 use crate::dynos::{DynoSettings, SleepSettings, machine_memory_bytes};
+use crate::mail::MailSettings;
 use crate::node::NodeConfig;
+use crate::people::{PeopleSettings, SignUp};
 use crate::tls::Given;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferroku_core::Millis;
 use ferroku_core::planner::SleepPolicy;
 use std::net::SocketAddr;
@@ -33,6 +36,21 @@ pub enum Command {
     Restart(DataArgs),
     /// Print the shell exports that point the Heroku CLI and git at this node.
     Env(DataArgs),
+    /// Invite somebody to have an account on a running node.
+    Invite {
+        email: String,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// List a running node's accounts.
+    Accounts(DataArgs),
+    /// Suspend, resume or delete an account of a running node.
+    Account {
+        change: Change,
+        email: String,
+        #[command(flatten)]
+        data: DataArgs,
+    },
     /// The control process (started by `server`).
     #[command(hide = true)]
     Control(NodeArgs),
@@ -79,6 +97,48 @@ pub struct NodeArgs {
     pub certificate: CertificateArgs,
     #[command(flatten)]
     pub acme: AcmeArgs,
+    #[command(flatten)]
+    pub people: PeopleArgs,
+}
+
+/// Who may have an account, and how letters reach them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PeopleArgs {
+    /// Who may make an account: `open` anybody who reads the address, `invitation` whom an admin invites, `closed` nobody
+    #[arg(long, value_enum, value_name = "WHO", env = "FERROKU_SIGN_UP", default_value_t = SignUp::Closed)]
+    pub sign_up: SignUp,
+    /// Where people reach API and pages, for links in letters; by default http://localhost and the API's port
+    #[arg(long, value_name = "URL", env = "FERROKU_PUBLIC_URL", value_parser = public_url)]
+    pub public_url: Option<String>,
+    /// The server that takes letters: smtps://USER:PASSWORD@HOST, or smtp://HOST:587?tls=required. Without it letters
+    /// become files in the data folder
+    #[arg(long, value_name = "URL", env = "FERROKU_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<String>,
+    /// Whom letters come from; by default ferroku@DOMAIN
+    #[arg(long, value_name = "EMAIL", env = "FERROKU_MAIL_FROM", value_parser = email)]
+    pub mail_from: Option<String>,
+}
+
+impl PeopleArgs {
+    /// The arguments that say the same, but for the SMTP server's URL, which holds a password.
+    pub fn to_arguments(&self) -> Vec<String> {
+        let who = self.sign_up.to_possible_value();
+        let mut arguments =
+            vec![format!("--sign-up={}", who.as_ref().map_or("closed", |who| who.get_name()))];
+        arguments.extend(self.public_url.as_ref().map(|url| format!("--public-url={url}")));
+        arguments.extend(self.mail_from.as_ref().map(|from| format!("--mail-from={from}")));
+        arguments
+    }
+}
+
+/// `https://host`, with or without a port; no path, no slash at the end.
+fn public_url(text: &str) -> Result<String, String> {
+    let url = text.trim_end_matches('/');
+    let authority = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    match authority.and_then(|authority| authority.parse::<http::uri::Authority>().ok()) {
+        Some(authority) if !authority.as_str().contains('@') => Ok(url.to_owned()),
+        _ => Err("it is like https://ferroku.example.com or http://localhost:5080".to_owned()),
+    }
 }
 
 /// What the admin allows dynos.
@@ -287,7 +347,14 @@ fn email(text: &str) -> Result<String, String> {
 
 impl From<NodeArgs> for NodeConfig {
     fn from(args: NodeArgs) -> Self {
+        let people = args.people;
+        let default_url = || format!("http://localhost:{}", args.listen.port());
         Self {
+            mail: MailSettings { smtp_url: people.smtp_url.map(Into::into), from: people.mail_from },
+            people: PeopleSettings {
+                sign_up: people.sign_up,
+                public_url: people.public_url.unwrap_or_else(default_url),
+            },
             data: args.data.data,
             listen: args.listen,
             router: args.router,
@@ -326,6 +393,9 @@ mod tests {
             &["--acme-directory", "http://ca.example/directory"][..],
             &["--acme-directory", "https://"],
             &["--acme-root", "/tmp/root.pem"],
+            &["--sign-up", "everybody"],
+            &["--public-url", "node.example"],
+            &["--public-url", "https://node.example/path"],
             &["--acme-contact", "you@example.com"],
             &["--tls-certificate", "/tmp/chain.pem"],
             &["--memory-overcommit", "0"],

@@ -36,7 +36,7 @@ const MAX_CREDENTIALS_BYTES: usize = 4096;
 const RATE_LIMITS_PATH: &str = "/account/rate-limits";
 const TOKEN_PREFIX: &str = "HRKU-";
 /// Random letters and digits of a token: log2(62) * 40 = 238 bits.
-const TOKEN_LETTERS: usize = 40;
+pub const TOKEN_LETTERS: usize = 40;
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The credentials of a request, unchecked.
@@ -209,7 +209,7 @@ async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, ApiEr
 /// Whose token this is, if it is anybody's.
 ///
 /// # Errors
-/// The store failed.
+/// The store failed; 403 for an account that is suspended.
 pub async fn by_token(
     node: &Node,
     token: &SecretString,
@@ -217,10 +217,10 @@ pub async fn by_token(
 ) -> Result<Option<Authenticated>, ApiError> {
     let hash = token_hash(token);
     let found = accounts::by_token_hash(&node.store, &hash, now_ms()).await?;
-    Ok(found.map(|(account, authorization)| {
-        let actor = context.actor(&account);
-        Authenticated { account, authorization, actor }
-    }))
+    let Some((account, authorization)) = found else { return Ok(None) };
+    refuse_suspended(&account)?;
+    let actor = context.actor(&account);
+    Ok(Some(Authenticated { account, authorization, actor }))
 }
 
 /// Who an authorization belongs to, while it is good; for what goes on after its request.
@@ -231,7 +231,8 @@ pub async fn by_authorization(
     node: &Node,
     id: AuthorizationId,
 ) -> Result<Option<(Account, OauthAuthorization)>, ApiError> {
-    Ok(accounts::by_authorization(&node.store, id, now_ms()).await?)
+    let found = accounts::by_authorization(&node.store, id, now_ms()).await?;
+    Ok(found.filter(|(account, _)| account.suspended_at.is_none()))
 }
 
 /// Who sent a request, when it may do `verb` to its own account or to the node.
@@ -328,16 +329,41 @@ pub fn new_token() -> SecretString {
 /// # Panics
 /// As [`new_token`].
 pub fn random_letters(count: usize) -> String {
+    random_of(ALPHABET, count)
+}
+
+/// So many random digits and lower-case letters, for people to type.
+///
+/// # Panics
+/// As [`new_token`].
+pub fn random_lower_case(count: usize) -> String {
+    random_of(&ALPHABET[26..], count)
+}
+
+fn random_of(alphabet: &[u8], count: usize) -> String {
     let mut letters = String::with_capacity(count);
     let mut bytes = [0u8; 64];
+    // Above the largest multiple of the alphabet in a byte the first letters would be likelier.
+    let limit = 256 - 256 % alphabet.len();
     while letters.len() < count {
         getrandom::fill(&mut bytes).expect("the kernel's random source answers once the system is up");
-        // 248 is the largest multiple of 62 in a byte: above it the first letters would be likelier.
-        for byte in bytes.iter().filter(|byte| **byte < 248).take(count - letters.len()) {
-            letters.push(char::from(ALPHABET[usize::from(byte % 62)]));
-        }
+        let usable = bytes.iter().map(|byte| usize::from(*byte)).filter(|byte| *byte < limit);
+        letters.extend(
+            usable.take(count - letters.len()).map(|byte| char::from(alphabet[byte % alphabet.len()])),
+        );
     }
     letters
+}
+
+/// Refuses an account that an admin keeps out.
+///
+/// # Errors
+/// 403.
+pub fn refuse_suspended(account: &Account) -> Result<(), ApiError> {
+    match account.suspended_at {
+        Some(_) => Err(ApiError::suspended()),
+        None => Ok(()),
+    }
 }
 
 /// What the store knows a token by: the lower-case hex of its SHA-256.

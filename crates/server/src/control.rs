@@ -7,6 +7,7 @@
 
 use crate::acm::Acm;
 use crate::api;
+use crate::api::cli_logins::CliLogins;
 use crate::app_destruction::Destructions;
 use crate::builds::Builds;
 use crate::crash_point;
@@ -14,8 +15,10 @@ use crate::dynos::{self, DynoManager};
 use crate::events::EventFeed;
 use crate::listener::{self, Endpoint, Limits};
 use crate::login::Logins;
+use crate::mail::Mail;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig, now_ms};
+use crate::people::throttle::Throttle;
 use crate::rate_limit::{GIT_REQUESTS_PER_HOUR, REQUESTS_PER_HOUR, RateLimits};
 use crate::rendezvous::{Rendezvous, Session};
 use crate::router_link::RouterLink;
@@ -113,6 +116,7 @@ async fn serve(config: NodeConfig, listener: TcpListener, mut pid_file: PidFile)
     }
     stop.cancel();
     node.logplex.close_tails();
+    node.cli_logins.close();
     let _ = serving.await;
     if stop_dynos {
         remove_leftovers(&node).await;
@@ -181,6 +185,9 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         logins: Logins::default(),
         rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
         git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
+        throttle: Throttle::default(),
+        mail: Mail::open(&config.mail, &config.data, &config.domain)?,
+        cli_logins: CliLogins::default(),
         config,
     }))
 }

@@ -10,8 +10,12 @@ use axum::response::{IntoResponse, Response};
 use ferroku_core::room::Shortage;
 use ferroku_logplex::LogplexError;
 use ferroku_store::StoreError;
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
+
+/// Heroku's id of the error that asks for a code; it comes with a header of the same meaning.
+pub const TWO_FACTOR: &str = "two_factor";
+const TWO_FACTOR_REQUIRED: HeaderName = HeaderName::from_static("heroku-two-factor-required");
 
 /// What a handler answers when it refuses or fails.
 #[derive(Debug)]
@@ -65,6 +69,17 @@ impl ApiError {
     /// 403.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 403: an admin keeps the account out.
+    pub fn suspended() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "suspended", "Your account is suspended. Ask the node's admin why.")
+    }
+
+    /// 403: the password was right, and a code is asked for beside it.
+    pub fn two_factor() -> Self {
+        let message = "A second authentication factor is required: send it as Heroku-Two-Factor-Code.";
+        Self::new(StatusCode::FORBIDDEN, TWO_FACTOR, message)
     }
 
     /// 400: the request cannot be read.
@@ -179,6 +194,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Body { id: self.id, message: &self.message, resource: self.resource.as_deref() };
         let mut response = (self.status, axum::Json(body)).into_response();
+        if self.id == TWO_FACTOR {
+            response.headers_mut().insert(TWO_FACTOR_REQUIRED, HeaderValue::from_static("true"));
+        }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(Cause(cause.into()));
         }

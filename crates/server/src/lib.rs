@@ -3,6 +3,7 @@
 //! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
 
 pub mod acm;
+pub mod admin_command;
 pub mod api;
 pub mod app_destruction;
 pub mod args;
@@ -20,8 +21,11 @@ pub mod git;
 pub mod listener;
 pub mod log_stream;
 pub mod login;
+pub mod mail;
 pub mod metrics;
 pub mod node;
+pub mod pages;
+pub mod people;
 pub mod process_secrets;
 pub mod rate_limit;
 pub mod release_output;

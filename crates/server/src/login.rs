@@ -2,15 +2,20 @@
 //!
 //! argon2id with the library's own parameters (19 MiB, 2 passes; OWASP's advice), on threads for blocking
 //! work, few at a time: a flood of logins may neither fill the memory nor hold up other requests. After a few
-//! failures from one address for one account further attempts are refused for a time that doubles.
+//! failures from one address for one account further attempts are refused for a time that doubles; after a few wrong
+//! codes of a second factor, from wherever they come.
 
+use crate::auth::refuse_suspended;
 use crate::error::ApiError;
+use crate::people::second_factor;
+use crate::ssh::door::network;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use ferroku_core::Millis;
 use ferroku_core::account::Account;
 use ferroku_store::{Store, accounts};
+use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,8 +33,10 @@ const LONGEST_WAIT_MS: Millis = 60_000;
 const FORGET_AFTER_MS: Millis = 15 * 60_000;
 /// Most (account, address) pairs remembered; the oldest are forgotten first.
 const REMEMBERED_FAILURES: usize = 10_000;
+/// Stands for an address where failures of a second factor are counted.
+const SECOND_FACTOR: &str = "second factor";
 /// Longest password that is hashed, in bytes.
-const MAX_PASSWORD_BYTES: usize = 1024;
+pub const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// Checks passwords.
 #[derive(Debug)]
@@ -56,12 +63,35 @@ impl Default for Logins {
 }
 
 impl Logins {
-    /// The account with this email address and password.
+    /// The account with this email address, password and, where it is on, second factor.
+    ///
+    /// # Errors
+    /// As [`Logins::password`] and [`Logins::second_factor`]; 403 `two_factor` when the password is right and a code is
+    /// missing; 403 `suspended`.
+    pub async fn check(
+        &self,
+        store: &Store,
+        email: &str,
+        password: SecretString,
+        code: Option<SecretString>,
+        remote_address: &str,
+        now: Millis,
+    ) -> Result<Account, ApiError> {
+        let account = self.password(store, email, password, remote_address, now).await?;
+        refuse_suspended(&account)?;
+        if account.two_factor {
+            let code = code.ok_or_else(ApiError::two_factor)?;
+            self.second_factor(store, &account, &code, remote_address, now).await?;
+        }
+        Ok(account)
+    }
+
+    /// The account with this email address and password. Where a second factor is on, failures are not forgotten yet.
     ///
     /// # Errors
     /// 401 when there is none, in the same words and after the same work whichever of the two is wrong;
     /// 429 when there were too many failures.
-    pub async fn check(
+    pub async fn password(
         &self,
         store: &Store,
         email: &str,
@@ -69,7 +99,7 @@ impl Logins {
         remote_address: &str,
         now: Millis,
     ) -> Result<Account, ApiError> {
-        let key = (email.to_lowercase(), remote_address.to_owned());
+        let key = (email.to_lowercase(), network_of(remote_address));
         self.refuse_if_held_back(&key, now)?;
         if password.expose_secret().len() > MAX_PASSWORD_BYTES {
             return Err(ApiError::unauthorized());
@@ -80,20 +110,52 @@ impl Logins {
             .map_err(|_| ApiError::unavailable("Too many logins at once. Try again in a few seconds."))?;
         let found = accounts::find_with_password_hash(store, email).await?;
         let _turn = self.hashing.acquire().await.map_err(ApiError::internal)?;
+        // Counted before it is known to be one, so that many at once do not pass for one.
+        self.refuse_if_held_back(&key, now)?;
+        self.note_failure(key.clone(), now);
         let (account, hash) = found.unzip();
         let matches = tokio::task::spawn_blocking(move || verify(&password, hash.as_deref()))
             .await
             .map_err(ApiError::internal)??;
         match account {
             Some(account) if matches => {
-                self.lock().remove(&key);
+                match account.two_factor {
+                    true => self.take_back_failure(&key),
+                    false => drop(self.lock().remove(&key)),
+                }
                 Ok(account)
             }
-            _ => {
-                self.note_failure(key, now);
-                Err(ApiError::unauthorized())
-            }
+            _ => Err(ApiError::unauthorized()),
         }
+    }
+
+    /// Takes a code of the account's second factor. Whoever gives one knows the password, so failures count for the
+    /// account from wherever they come.
+    ///
+    /// # Errors
+    /// 401 for a wrong or used code; 429 when there were too many failures.
+    pub async fn second_factor(
+        &self,
+        store: &Store,
+        account: &Account,
+        code: &SecretString,
+        remote_address: &str,
+        now: Millis,
+    ) -> Result<(), ApiError> {
+        let key = (account.id.to_string(), SECOND_FACTOR.to_owned());
+        self.refuse_if_held_back(&key, now)?;
+        self.note_failure(key.clone(), now);
+        if second_factor::take(store, account.id, code, now).await? {
+            let mut failures = self.lock();
+            failures.remove(&key);
+            failures.remove(&(account.email.clone(), network_of(remote_address)));
+            return Ok(());
+        }
+        Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "That two-factor code is wrong or was used already.",
+        ))
     }
 
     fn refuse_if_held_back(&self, key: &(String, String), now: Millis) -> Result<(), ApiError> {
@@ -104,6 +166,13 @@ impl Logins {
         }
         let seconds = (left_ms + 999) / 1000;
         Err(ApiError::rate_limit(format!("Too many failed logins. Try again in {seconds} seconds.")))
+    }
+
+    /// It was none after all.
+    fn take_back_failure(&self, key: &(String, String)) {
+        if let Some(failures) = self.lock().get_mut(key) {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 
     fn note_failure(&self, key: (String, String), now: Millis) {
@@ -139,6 +208,11 @@ pub fn hash_password(password: &SecretString) -> anyhow::Result<String> {
         .hash_password(password.expose_secret().as_bytes())
         .map_err(|error| anyhow::anyhow!("cannot hash a password: {error}"))?;
     Ok(hash.to_string())
+}
+
+/// What stands for a client: its address, or of IPv6 the network that is all its own.
+pub fn network_of(remote_address: &str) -> String {
+    remote_address.parse().map_or_else(|_| remote_address.to_owned(), |address| network(address).to_string())
 }
 
 /// How long attempts are held back after so many failures in a row.
@@ -193,6 +267,8 @@ mod tests {
         logins.note_failure(key.clone(), 1000);
         assert!(logins.refuse_if_held_back(&key, 2999).is_err());
         assert!(logins.refuse_if_held_back(&key, 3000).is_ok());
+        let networks = ["2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"].map(network_of);
+        assert!(networks[0] == networks[1] && networks[1] != networks[2]);
         assert_eq!((wait_ms(11), wait_ms(60), wait_ms(200)), (60_000, 60_000, 60_000));
         logins.note_failure(key.clone(), 1000 + FORGET_AFTER_MS);
         assert!(

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ferroku_server::args::{Cli, Command};
-use ferroku_server::{control, env_command, git, process_secrets, router_main, supervisor};
+use ferroku_server::{admin_command, control, env_command, git, process_secrets, router_main, supervisor};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             Command::Server(args) => supervisor::run(args).map_err(Into::into),
             Command::Restart(args) => supervisor::client::restart(&args.data).map_err(Into::into),
             Command::Env(args) => env_command::run(&args.data),
+            Command::Invite { email, data } => admin_command::invite(&data.data, &email),
+            Command::Accounts(args) => admin_command::list(&args.data),
+            Command::Account { change, email, data } => admin_command::change(&data.data, change, &email),
             Command::Control(args) => control::run(args.into()),
             Command::Router(args) => router_main::run(args.into()),
             Command::PreReceive => Ok(git::pre_receive::main()),

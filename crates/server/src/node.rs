@@ -1,12 +1,16 @@
 //! What every handler and background task of the control process shares.
 
 use crate::acm::{self, Acm, AcmeSettings};
+use crate::api::cli_logins::CliLogins;
 use crate::app_destruction::{self, Destructions};
 use crate::builds::Builds;
 use crate::dynos::{DynoManager, DynoSettings};
 use crate::events::{self, EventFeed};
 use crate::login::Logins;
+use crate::mail::{Mail, MailSettings};
 use crate::metrics::{self, Metrics};
+use crate::people::PeopleSettings;
+use crate::people::throttle::Throttle;
 use crate::rate_limit::RateLimits;
 use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
@@ -41,6 +45,8 @@ pub struct NodeConfig {
     /// Where certificates are got automatically; None gets none.
     pub acme: Option<AcmeSettings>,
     pub dynos: DynoSettings,
+    pub mail: MailSettings,
+    pub people: PeopleSettings,
 }
 
 impl NodeConfig {
@@ -81,11 +87,14 @@ pub struct Node {
     pub rate_limits: RateLimits<AccountId>,
     /// Of pushes and fetches.
     pub git_limits: RateLimits<(AccountId, AppId)>,
+    pub throttle: Throttle,
+    pub mail: Mail,
+    pub cli_logins: CliLogins,
 }
 
 impl Node {
     /// Starts this part's background tasks: the event feed, what finishes destructions, what keeps
-    /// certificates, and what adds up metrics. To be called once.
+    /// certificates, what adds up metrics, and what sends letters. To be called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -94,6 +103,8 @@ impl Node {
         tokio::spawn(app_destruction::run(self.clone()));
         tokio::spawn(acm::run(self.clone()));
         tokio::spawn(metrics::run(self.clone()));
+        let node = self.clone();
+        tokio::spawn(async move { node.mail.run().await });
     }
 
     /// What runs dynos.
@@ -111,9 +122,22 @@ pub fn now_ms() -> Millis {
 }
 
 #[cfg(test)]
+use crate::people::SignUp;
+
+#[cfg(test)]
 impl Node {
     /// A node on a new SQLite store in `data` that runs no dynos and reaches no router.
     pub async fn for_tests(data: &std::path::Path) -> Arc<Self> {
+        let people = PeopleSettings { sign_up: SignUp::Closed, public_url: String::new() };
+        Self::for_tests_of_people(data, people, MailSettings::default()).await
+    }
+
+    /// The same with these settings.
+    pub async fn for_tests_of_people(
+        data: &std::path::Path,
+        people: PeopleSettings,
+        mail: MailSettings,
+    ) -> Arc<Self> {
         use crate::rate_limit::{GIT_REQUESTS_PER_HOUR, REQUESTS_PER_HOUR};
         use crate::secrets;
         let config = NodeConfig {
@@ -127,6 +151,8 @@ impl Node {
             certificate: None,
             acme: None,
             dynos: DynoSettings::default(),
+            mail,
+            people,
         };
         let key = secrets::master_key(data, &config.store_url()).expect("a master key");
         let store = Store::open(&config.store_url(), key).await.expect("a store");
@@ -147,6 +173,9 @@ impl Node {
             logins: Logins::default(),
             rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
             git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
+            throttle: Throttle::default(),
+            mail: Mail::open(&config.mail, data, &config.domain).expect("a way for letters"),
+            cli_logins: CliLogins::default(),
             config,
         })
     }

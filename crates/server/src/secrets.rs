@@ -102,6 +102,7 @@ pub async fn ensure_owner(store: &Store, data: &Path, email: &str) -> anyhow::Re
         token_hash: &token_hash,
         token_redacted: &token_redacted,
         expires_at: None,
+        is_login: false,
     };
     let now = now_ms();
     create(store, &account, &authorization, now).await.context("cannot create the owner's account")

@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -18,12 +18,20 @@ const TABLES: [&str; 13] = [
     "10_release_command",
     "11_inside",
     "12_exec",
+    "14_accounts",
     "15_everyday",
 ];
 
 /// What takes long and has little to do with the store, whose own tests run on both.
-const WITHOUT_POSTGRESQL: [&str; 6] =
-    ["07_bad_input", "08_heroku3", "09_domains_and_certs", "11_inside", "12_exec", "15_everyday"];
+const WITHOUT_POSTGRESQL: [&str; 7] = [
+    "07_bad_input",
+    "08_heroku3",
+    "09_domains_and_certs",
+    "11_inside",
+    "12_exec",
+    "14_accounts",
+    "15_everyday",
+];
 
 fn run_tables(options: NodeOptions) {
     let postgresql = options.database_url.is_some();

@@ -34,6 +34,8 @@ pub async fn create(tx: &mut Connection, new: &NewAccount<'_>, now: Millis) -> R
         name: new.name.map(str::to_owned),
         role: new.role,
         last_login_at: None,
+        suspended_at: None,
+        two_factor: false,
         created_at: now,
         updated_at: now,
     };
@@ -79,7 +81,7 @@ pub async fn find_by_email(store: &Store, email: &str) -> Result<Option<Account>
 /// # Errors
 /// The database failed.
 pub async fn find_with_password_hash(store: &Store, email: &str) -> Result<Option<(Account, String)>> {
-    let row = sqlx::query("SELECT * FROM account WHERE email = $1")
+    let row = sqlx::query("SELECT * FROM account WHERE email = $1 AND deleted_at IS NULL")
         .bind(email.to_lowercase())
         .fetch_optional(store.reader())
         .await
@@ -131,6 +133,18 @@ async fn holder(store: &Store, row: Option<AnyRow>) -> Result<Option<(Account, O
     let Some(row) = row else { return Ok(None) };
     let authorization = authorization(&row)?;
     Ok(find(store, authorization.account_id).await?.map(|account| (account, authorization)))
+}
+
+/// Every account, oldest first; not those that were deleted.
+///
+/// # Errors
+/// The database failed.
+pub async fn list(store: &Store) -> Result<Vec<Account>> {
+    let rows = sqlx::query("SELECT * FROM account WHERE deleted_at IS NULL ORDER BY created_at, id")
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list accounts"))?;
+    rows.iter().map(account).collect()
 }
 
 /// Every account's email address by id; a node has few accounts.
@@ -193,13 +207,15 @@ pub async fn record_login(store: &Store, id: AccountId, now: Millis) -> Result<(
     })
 }
 
-fn account(row: &AnyRow) -> Result<Account> {
+pub(crate) fn account(row: &AnyRow) -> Result<Account> {
     Ok(Account {
         id: row.parsed("id")?,
         email: row.text("email")?,
         name: row.optional_text("name")?,
         role: row.word("role")?,
         last_login_at: row.optional_integer("last_login_at")?,
+        suspended_at: row.optional_integer("suspended_at")?,
+        two_factor: row.optional_integer("totp_enabled_at")?.is_some(),
         created_at: row.integer("created_at")?,
         updated_at: row.integer("updated_at")?,
     })

@@ -11,11 +11,13 @@
 //! - What a transaction acknowledges is on disk: WAL with `synchronous=FULL`.
 //! - Secrets are sealed before they reach a statement ([`seal`]).
 
+pub mod account_changes;
 pub mod accounts;
 pub mod acm;
 pub mod acme_accounts;
 pub mod app_features;
 pub mod apps;
+pub mod browser_sessions;
 pub mod buildpack_installations;
 pub mod builds;
 pub mod collaborators;
@@ -28,14 +30,18 @@ pub mod events;
 pub mod formations;
 pub mod jobs;
 pub mod limits;
+pub mod mailed_tokens;
 pub mod node_settings;
 pub mod oauth_authorizations;
+pub mod oauth_clients;
 pub mod releases;
 mod row;
 pub mod seal;
 pub mod slugs;
 pub mod sni_endpoints;
 mod sqlite;
+pub mod ssh_keys;
+pub mod two_factor;
 
 pub use error::StoreError;
 pub use seal::MasterKey;
@@ -69,6 +75,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "orders and jobs", include_str!("../migrations/0003_orders_and_jobs.sql")),
     (4, "release command", include_str!("../migrations/0004_release_command.sql")),
     (5, "limits", include_str!("../migrations/0005_limits.sql")),
+    (6, "people", include_str!("../migrations/0006_people.sql")),
+    (7, "keys and clients", include_str!("../migrations/0007_keys_and_clients.sql")),
 ];
 
 /// Which database is behind a store.

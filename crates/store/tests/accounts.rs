@@ -22,6 +22,7 @@ async fn authorize(store: &Store, account_id: AccountId, hash: &str, expires_at:
         token_hash: hash,
         token_redacted: "HRKU-ab**********cd",
         expires_at,
+        is_login: false,
     };
     write!(store, tx => { oauth_authorizations::create(&mut tx, &new, 10).await.map(|_| ()) })
 }

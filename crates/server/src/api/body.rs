@@ -35,7 +35,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(body, BODY_TIME_LIMIT).await?;
+        let bytes = bytes_of(body).await?;
         if bytes.is_empty() {
             return parse(b"").map(Self);
         }
@@ -45,6 +45,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             false => parse(&bytes).map(Self),
         }
     }
+}
+
+/// All of a request's body.
+///
+/// # Errors
+/// It is larger than [`MAX_BODY_BYTES`], or did not come in time.
+pub async fn bytes_of(body: HttpBody) -> Result<Bytes, ApiError> {
+    read(body, BODY_TIME_LIMIT).await
 }
 
 async fn read(body: HttpBody, limit: Duration) -> Result<Bytes, ApiError> {

@@ -17,7 +17,7 @@ use crate::api::absent::not_here;
 use crate::api::representation::Asked;
 use crate::error::{ApiError, Cause};
 use crate::node::{Node, now_ms};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ferroku_core::account::Account;
@@ -27,6 +27,7 @@ use http::header::ACCEPT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use std::any::Any;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -73,6 +74,14 @@ impl RequestContext {
             remote_address: self.remote_address.clone(),
             request_id: Some(self.request_id.to_string()),
         }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(request_context(parts))
     }
 }
 

@@ -4,12 +4,14 @@ pub mod absent;
 pub mod account_limits;
 pub mod accounts;
 pub mod acm;
+pub mod admin;
 pub mod app_features;
 pub mod apps;
 pub mod audit;
 pub mod body;
 pub mod buildpack_installations;
 pub mod builds;
+pub mod cli_logins;
 pub mod collaborators;
 pub mod config_vars;
 pub mod conventions;
@@ -19,10 +21,13 @@ pub mod dynos;
 pub mod exec;
 pub mod exposure;
 pub mod formations;
+pub mod keys;
 pub mod links;
 pub mod log_sessions;
 pub mod metrics;
 pub mod oauth_authorizations;
+pub mod oauth_clients;
+pub mod password_resets;
 pub mod range;
 pub mod regions;
 pub mod releases;
@@ -43,6 +48,7 @@ use std::sync::Arc;
 pub fn app(node: Arc<Node>) -> axum::Router {
     routes()
         .into_router()
+        .nest("/web", crate::pages::router())
         .method_not_allowed_fallback(conventions::unknown_method)
         .fallback(conventions::unknown_route)
         .layer(middleware::from_fn(exposure::refuse_clear_text))
@@ -59,10 +65,12 @@ pub fn routes() -> Routes {
         .merge(accounts::routes())
         .merge(acm::routes())
         .merge(app_features::routes())
+        .merge(admin::routes())
         .merge(apps::routes())
         .merge(audit::routes())
         .merge(buildpack_installations::routes())
         .merge(builds::routes())
+        .merge(cli_logins::routes())
         .merge(collaborators::routes())
         .merge(config_vars::routes())
         .merge(domains::routes())
@@ -70,9 +78,12 @@ pub fn routes() -> Routes {
         .merge(dynos::routes())
         .merge(exec::routes())
         .merge(formations::routes())
+        .merge(keys::routes())
         .merge(log_sessions::routes())
         .merge(metrics::routes())
         .merge(oauth_authorizations::routes())
+        .merge(oauth_clients::routes())
+        .merge(password_resets::routes())
         .merge(regions::routes())
         .merge(releases::routes())
         .merge(slugs::routes())

@@ -2,24 +2,28 @@
 
 use crate::api::body::Body;
 use crate::api::conventions::{RequestContext, request_context};
-use crate::api::routes::{Routes, delete, get};
+use crate::api::routes::{Routes, delete, get, post};
 use crate::auth::{self, Authenticated, ChangeAccount, Credentials};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use crate::people;
 use crate::secrets::API_KEY_DESCRIPTION;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
+use ferroku_api::Timestamp;
 use ferroku_api::oauth_authorization::{Create, OauthAuthorization};
 use ferroku_core::account::Account;
 use ferroku_core::authorize::Verb;
+use ferroku_core::browser_session::BrowserSession;
 use ferroku_core::oauth_authorization::{OauthAuthorization as Stored, Scopes};
 use ferroku_core::{AuthorizationId, Millis};
 use ferroku_store::events::NewEvent;
-use ferroku_store::oauth_authorizations::{self, NewAuthorization};
-use ferroku_store::{Store, StoreError, accounts, events, write};
+use ferroku_store::oauth_authorizations::{self, NewAuthorization, NewToken};
+use ferroku_store::{Store, StoreError, accounts, browser_sessions, events, write};
 use http::StatusCode;
 use http::request::Parts;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -28,19 +32,25 @@ const MAX_DESCRIPTION_BYTES: usize = 1024;
 /// Longest validity, in seconds: 100 years; beyond it the time of expiry is no real date.
 const MAX_EXPIRES_IN_SECONDS: i64 = 100 * 365 * 24 * 3600;
 
+/// Where the CLI sends the code of the second factor.
+const TWO_FACTOR_CODE: &str = "Heroku-Two-Factor-Code";
+
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
     Routes::new()
         .route("/oauth/authorizations", get(list).post(create))
-        .route("/oauth/authorizations/{authorization}", get(show).delete(destroy))
+        .route("/oauth/authorizations/{authorization}", get(show).patch(update).delete(destroy))
+        .route("/oauth/authorizations/{authorization}/actions/regenerate-tokens", post(regenerate))
         .route("/oauth/sessions", get(sessions))
-        .route("/oauth/sessions/{session}", delete(no_session))
+        .route("/oauth/sessions/{session}", delete(end_session))
 }
 
 /// An account that proved itself by its password, or by a token that may do everything: what it makes may outlive it.
 struct LoggedIn {
     account: Account,
     context: RequestContext,
+    /// Then this is a login, and ends with the password.
+    by_password: bool,
 }
 
 impl FromRequestParts<Arc<Node>> for LoggedIn {
@@ -53,26 +63,25 @@ impl FromRequestParts<Arc<Node>> for LoggedIn {
             && auth::by_token(node, &password, &context).await?.is_none()
         {
             let address = context.remote_address.as_deref().unwrap_or("");
-            let account = node.logins.check(&node.store, &user, password, address, now_ms()).await?;
+            let code = parts.headers.get(TWO_FACTOR_CODE).and_then(|code| code.to_str().ok());
+            let code = code.map(SecretString::from);
+            let account = node.logins.check(&node.store, &user, password, code, address, now_ms()).await?;
             accounts::record_login(&node.store, account.id, now_ms()).await?;
-            return Ok(Self { account, context });
+            return Ok(Self { account, context, by_password: true });
         }
         let user = auth::user_of(node, parts, Verb::ChangeAccount).await?;
-        Ok(Self { account: user.account, context })
+        Ok(Self { account: user.account, context, by_password: false })
     }
 }
 
 async fn create(
     State(node): State<Arc<Node>>,
-    LoggedIn { account, context }: LoggedIn,
+    LoggedIn { account, context, by_password }: LoggedIn,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<OauthAuthorization>), ApiError> {
     let now = now_ms();
     let description = create.description.unwrap_or_else(|| "Long-lived user authorization".to_owned());
-    if description.len() > MAX_DESCRIPTION_BYTES {
-        let message = format!("Invalid value for description: longer than {MAX_DESCRIPTION_BYTES} bytes.");
-        return Err(ApiError::invalid_params(message));
-    }
+    check_description(&description)?;
     if create.expires_in.is_some_and(|seconds| !(1..=MAX_EXPIRES_IN_SECONDS).contains(&seconds)) {
         let message =
             format!("Invalid value for expires_in: not between 1 and {MAX_EXPIRES_IN_SECONDS} seconds.");
@@ -93,10 +102,39 @@ async fn create(
         token_hash: &token_hash,
         token_redacted: &token_redacted,
         expires_at: create.expires_in.map(|seconds| now + seconds * 1000),
+        is_login: by_password,
     };
     let stored = write_authorization(&node.store, &new, &account, &context, now).await?;
     let answer = OauthAuthorization::new(&stored, &account, Some(token.expose_secret()), now);
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Makes the authorization of a CLI that a person let in, in a browser, and gives its token.
+///
+/// # Errors
+/// The store failed.
+pub async fn log_in(
+    node: &Node,
+    account: &Account,
+    description: &str,
+    valid_seconds: i64,
+    context: &RequestContext,
+) -> Result<SecretString, ApiError> {
+    let token = auth::new_token();
+    let (token_hash, token_redacted) = (auth::token_hash(&token), auth::redact(&token));
+    let now = now_ms();
+    let new = NewAuthorization {
+        id: AuthorizationId(Uuid::new_v4()),
+        account_id: account.id,
+        description,
+        scope: &Scopes::global(),
+        token_hash: &token_hash,
+        token_redacted: &token_redacted,
+        expires_at: Some(now + valid_seconds * 1000),
+        is_login: true,
+    };
+    write_authorization(&node.store, &new, account, context, now).await?;
+    Ok(token)
 }
 
 async fn write_authorization(
@@ -145,13 +183,100 @@ async fn destroy(
     Ok(Json(OauthAuthorization::new(&stored, &user.account, None, now_ms())))
 }
 
-/// Sessions belong to browsers; this node has none.
-async fn sessions(_user: ChangeAccount) -> Json<[(); 0]> {
-    Json([])
+/// Heroku also takes a client's id and secret here, which make the authorization that client's.
+#[derive(Deserialize)]
+struct Update {
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    client: Option<serde_json::Value>,
 }
 
-async fn no_session(_user: ChangeAccount) -> ApiError {
-    ApiError::not_found("session")
+async fn update(
+    State(node): State<Arc<Node>>,
+    ChangeAccount(user): ChangeAccount,
+    Path(id): Path<String>,
+    Body(update): Body<Update>,
+) -> Result<Json<OauthAuthorization>, ApiError> {
+    let stored = find(&node, &user, &id).await?;
+    if update.client.is_some() {
+        let message = "An authorization cannot be handed to a client here: make a new one for it.";
+        return Err(ApiError::invalid_params(message));
+    }
+    let now = now_ms();
+    let description = update.description.as_deref();
+    description.map_or(Ok(()), check_description)?;
+    let stored =
+        oauth_authorizations::update(&node.store, stored.id, description, None, &user.actor, now).await?;
+    Ok(Json(OauthAuthorization::new(&stored, &user.account, None, now)))
+}
+
+/// A new token, which lasts as long as the old one would have.
+async fn regenerate(
+    State(node): State<Arc<Node>>,
+    ChangeAccount(user): ChangeAccount,
+    Path(id): Path<String>,
+) -> Result<Json<OauthAuthorization>, ApiError> {
+    let stored = find(&node, &user, &id).await?;
+    let token = auth::new_token();
+    let new = NewToken { hash: &auth::token_hash(&token), redacted: &auth::redact(&token) };
+    let now = now_ms();
+    let stored =
+        oauth_authorizations::update(&node.store, stored.id, None, Some(new), &user.actor, now).await?;
+    Ok(Json(OauthAuthorization::new(&stored, &user.account, Some(token.expose_secret()), now)))
+}
+
+/// A browser that is logged in.
+#[derive(Serialize)]
+struct Session {
+    created_at: Timestamp,
+    description: String,
+    expires_in: i64,
+    id: Uuid,
+    updated_at: Timestamp,
+}
+
+impl Session {
+    fn new(session: &BrowserSession, now: Millis) -> Self {
+        Self {
+            created_at: session.created_at.into(),
+            description: session.description.clone(),
+            expires_in: (session.expires_at - now).max(0) / 1000,
+            id: session.id.0,
+            updated_at: session.updated_at.into(),
+        }
+    }
+}
+
+async fn sessions(
+    State(node): State<Arc<Node>>,
+    ChangeAccount(user): ChangeAccount,
+) -> Result<Json<Vec<Session>>, ApiError> {
+    let now = now_ms();
+    let sessions = browser_sessions::list(&node.store, user.account.id, now).await?;
+    Ok(Json(sessions.iter().map(|session| Session::new(session, now)).collect()))
+}
+
+/// `~` is the session behind the token that asks, and tokens have none here: the CLI asks for it when it logs out.
+async fn end_session(
+    State(node): State<Arc<Node>>,
+    ChangeAccount(user): ChangeAccount,
+    Path(id): Path<String>,
+) -> Result<Json<Session>, ApiError> {
+    let now = now_ms();
+    let sessions = browser_sessions::list(&node.store, user.account.id, now).await?;
+    let meant = sessions.iter().find(|session| session.id.to_string() == id);
+    let meant = meant.ok_or_else(|| ApiError::not_found("session"))?;
+    people::sessions::end(&node, meant.id).await?;
+    Ok(Json(Session::new(meant, now)))
+}
+
+fn check_description(description: &str) -> Result<(), ApiError> {
+    if description.len() <= MAX_DESCRIPTION_BYTES {
+        return Ok(());
+    }
+    let message = format!("Invalid value for description: longer than {MAX_DESCRIPTION_BYTES} bytes.");
+    Err(ApiError::invalid_params(message))
 }
 
 /// The account's authorization with this id; `~` is the one behind its API key.

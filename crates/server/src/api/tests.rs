@@ -6,10 +6,16 @@ mod conventions;
 mod domains;
 mod exposure;
 mod formations;
+mod keys;
+mod letters;
 mod limits;
+mod people;
+mod second_factor;
 
 use crate::auth::{new_token, redact, token_hash};
+use crate::mail::MailSettings;
 use crate::node::{Node, now_ms};
+use crate::people::{PeopleSettings, SignUp};
 use crate::secrets::Owner;
 use ferroku_api::release::Release;
 use ferroku_api::{Client, ClientError};
@@ -39,8 +45,13 @@ struct Api {
 
 impl Api {
     async fn start() -> Self {
+        let people = PeopleSettings { sign_up: SignUp::Closed, public_url: String::new() };
+        Self::start_with(people, MailSettings::default()).await
+    }
+
+    async fn start_with(people: PeopleSettings, mail: MailSettings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let node = Node::for_tests(folder.path()).await;
+        let node = Node::for_tests_of_people(folder.path(), people, mail).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let app = super::app(node.clone()).into_make_service_with_connect_info::<SocketAddr>();
@@ -84,6 +95,7 @@ impl Api {
             token_hash: &hash,
             token_redacted: &redacted,
             expires_at: None,
+            is_login: false,
         };
         let made: Result<(), StoreError> = async {
             write!(&self.node.store, tx => {
@@ -418,7 +430,7 @@ async fn bad_requests_are_answered_in_herokus_shape() {
         ("GET", "/apps/%FF", "", 400, "UTF-8"),
         ("GET", "/nonsense", "", 404, "The requested API endpoint was not found."),
         ("PUT", "/apps", "", 405, "does not support that HTTP method"),
-        ("DELETE", "/account", "", 405, "does not support that HTTP method"),
+        ("DELETE", "/account", "", 422, "password"),
         ("POST", "/oauth/authorizations", r#"{"expires_in": -1}"#, 422, "expires_in"),
         ("POST", "/oauth/authorizations", r#"{"expires_in": 9223372036854775807}"#, 422, "expires_in"),
         ("POST", "/oauth/authorizations", r#"{"scope": ["all"]}"#, 422, "\"all\" is no scope"),

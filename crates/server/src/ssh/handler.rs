@@ -4,12 +4,10 @@ use super::channel;
 use super::door::Door;
 use super::keys::Registered;
 use crate::api::exec::is_enabled;
-use crate::auth::{find_app, principal};
+use crate::auth::{by_authorization, find_app, principal};
 use crate::error::ApiError;
-use crate::node::{Node, now_ms};
+use crate::node::Node;
 use ferroku_core::authorize::Verb;
-use ferroku_core::oauth_authorization::OauthAuthorization;
-use ferroku_store::{accounts, oauth_authorizations};
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
@@ -64,13 +62,9 @@ impl Guest {
     /// Whether whoever registered the key may still do what it is for: token, role, app and feature may have gone since.
     async fn still_may(&self, registered: &Registered) -> bool {
         let looked = async {
-            let store = &self.node.store;
-            let account_id = registered.actor.account_id;
-            let Some(account) = accounts::find(store, account_id).await? else { return Ok(false) };
-            let valid = oauth_authorizations::list(store, account_id, now_ms()).await?;
-            let is_meant = |one: &&OauthAuthorization| one.id == registered.authorization_id;
-            let Some(authorization) = valid.iter().find(is_meant) else { return Ok(false) };
-            let who = principal(&account, authorization);
+            let found = by_authorization(&self.node, registered.authorization_id).await?;
+            let Some((account, authorization)) = found else { return Ok(false) };
+            let who = principal(&account, &authorization);
             // By its id: names move from app to app.
             let app = find_app(&self.node, who, &registered.app_id.to_string(), Verb::Run).await?;
             is_enabled(&self.node, &app).await

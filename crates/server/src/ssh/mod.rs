@@ -14,7 +14,7 @@
 //! alone; no byte of a client is a path or a command on this side, only inside the dyno.
 
 mod channel;
-mod door;
+pub mod door;
 mod handler;
 mod keys;
 

@@ -213,12 +213,13 @@ impl Supervisor {
         };
         inherited.map_err(|source| SupervisorError::Spawn { name: which.name(), source })?;
         if let Which::Router = which {
-            command.env_remove("FERROKU_DATABASE_URL");
+            command.env_remove("FERROKU_DATABASE_URL").env_remove("FERROKU_SMTP_URL");
         }
         Ok(command)
     }
 
-    /// This program again, as `role`. The database URL holds a password, so it passes by the environment.
+    /// This program again, as `role`. The URLs of database and SMTP server hold passwords, so they pass by the
+    /// environment.
     fn own_command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(role);
@@ -254,7 +255,11 @@ impl Supervisor {
             command.arg("--acme-root").arg(root);
         }
         command.args(self.args.dynos.sleep.to_arguments());
+        command.args(self.args.people.to_arguments());
         command.env_remove(REEXECUTED);
+        if let Some(url) = &self.args.people.smtp_url {
+            command.env("FERROKU_SMTP_URL", url);
+        }
         if let Some(url) = &self.args.database_url {
             command.env("FERROKU_DATABASE_URL", url);
         }
