@@ -3,6 +3,7 @@
 use crate::golang::error::GoError;
 use crate::nodejs::error::NodeError;
 use crate::python::error::PythonError;
+use crate::static_site::StaticError;
 use ferroku_core::procfile::ProcfileError;
 use ferroku_core::protocol::build::BuildOutcome;
 use std::io;
@@ -47,6 +48,8 @@ pub enum BuildError {
     Node(#[from] NodeError),
     #[error("{0}")]
     Python(#[from] PythonError),
+    #[error("{0}")]
+    Static(#[from] StaticError),
     #[error("Error: {step} of {url} failed: {reason}")]
     Classic { url: String, step: &'static str, reason: String },
 }
@@ -71,7 +74,7 @@ impl BuildError {
             Self::NoLanguage { .. } => BuildOutcome::NoLanguageDetected,
             Self::UnknownBuildpack { .. } | Self::FetchBuildpack { .. } => BuildOutcome::BuildpackUnavailable,
             Self::Incompatible { .. } => BuildOutcome::DetectFailed,
-            Self::Go(_) | Self::Node(_) | Self::Python(_) | Self::Classic { .. } => {
+            Self::Go(_) | Self::Node(_) | Self::Python(_) | Self::Static(_) | Self::Classic { .. } => {
                 BuildOutcome::CompileFailed
             }
         }

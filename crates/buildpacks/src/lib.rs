@@ -5,7 +5,7 @@
 //! [`BuildResult`](ferroku_core::protocol::build::BuildResult). The binary `slug-compiler` runs [`compiler::run`] inside
 //! a build dyno; it uses only the standard library and child processes, no async runtime, and links statically.
 //!
-//! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`golang`], [`python`], [`procfile_only`]) and third-party ones that follow Heroku's
+//! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`golang`], [`python`], [`static_site`], [`procfile_only`]) and third-party ones that follow Heroku's
 //! classic contract ([`classic`]: bin/detect, bin/compile, bin/release).
 //!
 //! Invariants: nothing here trusts the source tree more than the build dyno does that it runs in; [`spare`] is the one
@@ -27,6 +27,7 @@ pub mod registry;
 pub mod slugignore;
 pub mod source;
 pub mod spare;
+pub mod static_site;
 
 use crate::context::BuildContext;
 use crate::error::BuildError;

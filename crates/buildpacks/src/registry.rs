@@ -7,11 +7,13 @@ use crate::golang::Go;
 use crate::nodejs::NodeJs;
 use crate::procfile_only::ProcfileOnly;
 use crate::python::Python;
+use crate::static_site::StaticSite;
 use crate::{Buildpack, Detection};
 use std::path::Path;
 
 /// Names of what is built in, as `buildpacks:set` takes them.
-pub const BUILT_IN: [&str; 4] = ["heroku/nodejs", "heroku/python", "heroku/go", "heroku/procfile"];
+pub const BUILT_IN: [&str; 5] =
+    ["heroku/nodejs", "heroku/python", "heroku/go", "heroku/static", "heroku/procfile"];
 
 /// Files that tell of a language, in Heroku's order of detection; but for Go its buildpack is not built in.
 const OTHER_LANGUAGES: [(&str, &str); 12] = [
@@ -56,6 +58,7 @@ pub fn resolve(name: &str, context: &BuildContext, directory: &Path) -> Result<C
         "heroku/nodejs" => Box::new(NodeJs),
         "heroku/python" => Box::new(Python),
         "heroku/go" => Box::new(Go),
+        "heroku/static" => Box::new(StaticSite),
         "heroku/procfile" => Box::new(ProcfileOnly),
         _ => match classic::fetch::Address::parse(short) {
             Some(address) => Box::new(ClassicBuildpack::fetch(short, &address, context, directory)?),
@@ -99,6 +102,9 @@ pub fn detect(context: &BuildContext) -> Result<Candidate, BuildError> {
             return Ok(found("heroku/go", Box::new(Go), name));
         }
         return Err(other_language(file, language));
+    }
+    if let Detection::Passed { name } = StaticSite.detect(context)? {
+        return Ok(found("heroku/static", Box::new(StaticSite), name));
     }
     match ProcfileOnly.detect(context)? {
         // Not pinned: the day a language is added to the app, it should be found.

@@ -143,7 +143,7 @@ fn an_unknown_buildpack() {
         "-----> Using buildpack: heroku/cobol
  !     Error: There is no buildpack named 'heroku/cobol' on this node.
  !
- !     Built in: heroku/nodejs, heroku/python, heroku/go, heroku/procfile.
+ !     Built in: heroku/nodejs, heroku/python, heroku/go, heroku/static, heroku/procfile.
  !     Any other buildpack is set by its address, such as
  !
  !         heroku buildpacks:set https://github.com/OWNER/REPOSITORY.git

@@ -18,7 +18,7 @@ struct Example {
     spare: Option<&'static str>,
 }
 
-const EXAMPLES: [Example; 2] = [
+const EXAMPLES: [Example; 3] = [
     Example {
         name: "node",
         detected: "-----> Node.js app detected",
@@ -35,6 +35,15 @@ const EXAMPLES: [Example; 2] = [
         answer: "\"greeting\":\"Hello\"",
         change: ("s/Hello/Changed/", "main.go", "\"greeting\":\"Changed\""),
         reused: "       example.com/hello",
+        spare: None,
+    },
+    Example {
+        name: "static",
+        detected: "-----> Static HTML app detected",
+        path: "/news",
+        answer: "<h1>News</h1>",
+        change: ("s/h1>News/h1>Changed/", "public/news.html", "<h1>Changed"),
+        reused: "       The files of public are served as they are, by static.json.",
         spare: None,
     },
 ];
