@@ -4,6 +4,7 @@ use crate::Timestamp;
 use crate::reference::{Named, User, cedar};
 use crate::{region, stack};
 use ferroku_core::app::App as Stored;
+use ferroku_core::team::Team;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -23,6 +24,8 @@ pub struct App {
     pub git_url: String,
     pub id: Uuid,
     pub internal_routing: Option<bool>,
+    /// Not in the schema of personal apps, but `heroku apps` reads it of all.
+    pub locked: bool,
     pub maintenance: bool,
     pub name: String,
     pub organization: Option<Named>,
@@ -42,8 +45,20 @@ pub struct App {
 }
 
 impl App {
-    /// The app as the API shows it; the links depend on how the node was asked.
-    pub fn new(app: &Stored, owner_email: &str, git_url: String, web_url: String) -> Self {
+    /// The app as the API shows it; the links depend on how the node was asked. `team` is the one that has it: it is shown
+    /// as the owner, with an address that only stands for it.
+    pub fn new(
+        app: &Stored,
+        owner_email: &str,
+        team: Option<&Team>,
+        git_url: String,
+        web_url: String,
+    ) -> Self {
+        let owner = match team {
+            Some(team) => User { id: team.id.0, email: team.owner_email() },
+            None => User { id: app.owner_id.0, email: owner_email.to_owned() },
+        };
+        let team = team.map(Named::team);
         Self {
             acm: app.acm,
             archived_at: None,
@@ -55,10 +70,11 @@ impl App {
             git_url,
             id: app.id.0,
             internal_routing: None,
+            locked: app.locked,
             maintenance: app.maintenance,
             name: app.name.clone(),
-            organization: None,
-            owner: User { id: app.owner_id.0, email: owner_email.to_owned() },
+            organization: team.clone(),
+            owner,
             process_tier: "basic".to_owned(),
             region: region::reference(&app.region),
             released_at: app.released_at.map(Timestamp),
@@ -66,7 +82,7 @@ impl App {
             slug_size: Some(app.slug_size_bytes),
             space: None,
             stack: stack::reference(&app.stack),
-            team: None,
+            team,
             updated_at: app.updated_at.into(),
             web_url: Some(web_url),
         }

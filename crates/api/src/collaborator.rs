@@ -4,6 +4,7 @@ use crate::Timestamp;
 use crate::reference::Named;
 use ferroku_core::app::App;
 use ferroku_core::collaborator::{Collaborator as Stored, Permission as Granted};
+use ferroku_core::team::TeamRole;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ pub struct Collaborator {
     pub created_at: Timestamp,
     pub id: Uuid,
     pub permissions: Vec<Permission>,
-    /// `owner` or `collaborator`.
+    /// `owner` or `collaborator`; of a team's app, what they are in the team.
     pub role: Option<String>,
     pub updated_at: Timestamp,
     pub user: User,
@@ -48,15 +49,19 @@ impl From<Granted> for Permission {
 }
 
 impl Collaborator {
-    /// The collaborator as the API shows it.
-    pub fn new(collaborator: &Stored, app: &App) -> Self {
-        let is_owner = collaborator.account_id == app.owner_id;
+    /// The collaborator as the API shows it; `team_role` is what they are in the team that has the app.
+    pub fn new(collaborator: &Stored, app: &App, team_role: Option<TeamRole>) -> Self {
+        let role = match team_role {
+            Some(role) => role.name(),
+            None if app.belongs_to(collaborator.account_id) => "owner",
+            None => "collaborator",
+        };
         Self {
             app: Named::app(app),
             created_at: collaborator.created_at.into(),
             id: collaborator.id,
             permissions: collaborator.permissions.iter().map(|one| Permission::from(*one)).collect(),
-            role: Some(if is_owner { "owner" } else { "collaborator" }.to_owned()),
+            role: Some(role.to_owned()),
             updated_at: collaborator.updated_at.into(),
             user: User { email: collaborator.email.clone(), federated: false, id: collaborator.account_id.0 },
         }

@@ -11,6 +11,7 @@
 pub mod account;
 pub mod app;
 pub mod app_feature;
+pub mod app_transfer;
 pub mod build;
 pub mod buildpack_installation;
 pub mod client;
@@ -33,6 +34,7 @@ pub mod release;
 pub mod slug;
 pub mod sni_endpoint;
 pub mod stack;
+pub mod team;
 pub mod timestamp;
 
 pub use client::{Client, ClientError};

@@ -15,6 +15,11 @@ impl Named {
     pub fn app(app: &ferroku_core::app::App) -> Self {
         Self { id: app.id.0, name: app.name.clone() }
     }
+
+    /// The reference to a team.
+    pub fn team(team: &ferroku_core::team::Team) -> Self {
+        Self { id: team.id.0, name: team.name.clone() }
+    }
 }
 
 /// An account as another resource names it.

@@ -131,6 +131,8 @@ mod tests {
             id: AppId(Uuid::from_u128(1)),
             name: "shop".to_owned(),
             owner_id: AccountId(Uuid::from_u128(2)),
+            team_id: None,
+            locked: false,
             stack: String::new(),
             build_stack: String::new(),
             region: String::new(),

@@ -3,7 +3,7 @@
 //! Names: Heroku's rule `^[a-z][a-z0-9-]{1,28}[a-z0-9]$`. An app's default host name is `NAME.DOMAIN`,
 //! so a name is always a valid DNS label.
 
-use crate::{AccountId, AppId, Millis};
+use crate::{AccountId, AppId, Millis, TeamId};
 
 /// The stack of new apps, under Heroku's name for it: the host's own root file system.
 pub const DEFAULT_STACK: &str = "heroku-24";
@@ -17,7 +17,11 @@ pub const APP_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=30;
 pub struct App {
     pub id: AppId,
     pub name: String,
+    /// Whose it is; of a team's app, who brought it in.
     pub owner_id: AccountId,
+    pub team_id: Option<TeamId>,
+    /// The team's members cannot join it by themselves.
+    pub locked: bool,
     /// What the current release runs on.
     pub stack: String,
     /// What the next build uses.
@@ -39,6 +43,11 @@ pub struct App {
 }
 
 impl App {
+    /// Whether it is this account's own, and no team's.
+    pub fn belongs_to(&self, account_id: AccountId) -> bool {
+        self.team_id.is_none() && self.owner_id == account_id
+    }
+
     /// Its own host name on a node with this domain, `NAME.DOMAIN`.
     pub fn default_host(&self, node_domain: &str) -> String {
         format!("{}.{node_domain}", self.name)

@@ -12,6 +12,7 @@ use crate::AccountId;
 use crate::account::Role;
 use crate::collaborator::{Permission, Permissions};
 use crate::oauth_authorization::{Scope, Scopes};
+use crate::team::TeamRole;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +45,12 @@ pub enum Verb {
     Operate,
     /// An app: change some of its settings; which of them, [`Verb::Operate`] and [`Verb::Manage`] tell.
     Change,
-    /// An app: give up one's own access.
-    Leave,
+    /// An app or a team: take up or give up one's own access.
+    OwnAccess,
     /// An app: rename, transfer, destroy, and say who else has access.
     Manage,
+    /// An app or a team: give others access, or the app to them. Whoever gets it reads the config vars.
+    Share,
     /// An account: see it.
     ViewAccount,
     /// An account: change it and whatever logs in as it.
@@ -56,10 +59,20 @@ pub enum Verb {
     Browse,
     /// An account: make something new in its name.
     Create,
+    /// A team: see that it is there, and one's own role.
+    ViewTeam,
+    /// A team: see who is in it, and all its apps.
+    ViewMembers,
+    /// A team: bring apps in.
+    AddTeamApp,
+    /// A team: rename, delete, and say who is in it.
+    ManageTeam,
     /// The node: see what all apps do, in numbers and in lists.
     SeeNode,
     /// The node: its accounts and settings.
     Administer,
+    /// The node: say who its admins are.
+    Appoint,
 }
 
 /// What it is done to.
@@ -67,6 +80,8 @@ pub enum Verb {
 pub enum Object<'a> {
     App(&'a Relation),
     Account(AccountId),
+    /// With the principal's role in it.
+    Team(Option<TeamRole>),
     Node,
 }
 
@@ -76,6 +91,8 @@ pub struct Relation {
     pub is_owner: bool,
     /// As a collaborator.
     pub permissions: Permissions,
+    /// In the team that has the app.
+    pub team_role: Option<TeamRole>,
 }
 
 /// Why not.
@@ -93,12 +110,20 @@ impl Verb {
     /// The scope that a token needs; a wider one serves too.
     pub fn scope(self) -> Scope {
         match self {
-            Self::View | Self::Fetch | Self::Browse | Self::SeeNode => Scope::Read,
+            Self::View | Self::Fetch | Self::Browse | Self::ViewTeam | Self::ViewMembers | Self::SeeNode => {
+                Scope::Read
+            }
             Self::ReadConfig => Scope::ReadProtected,
-            Self::WriteConfig | Self::Push | Self::Release | Self::Run => Scope::WriteProtected,
-            Self::Operate | Self::Change | Self::Leave | Self::Manage | Self::Create => Scope::Write,
+            Self::WriteConfig | Self::Push | Self::Release | Self::Run | Self::Share => Scope::WriteProtected,
+            Self::Operate
+            | Self::Change
+            | Self::OwnAccess
+            | Self::Manage
+            | Self::Create
+            | Self::AddTeamApp
+            | Self::ManageTeam => Scope::Write,
             Self::ViewAccount => Scope::Identity,
-            Self::ChangeAccount | Self::Administer => Scope::Global,
+            Self::ChangeAccount | Self::Administer | Self::Appoint => Scope::Global,
         }
     }
 
@@ -106,27 +131,33 @@ impl Verb {
     pub fn permissions(self) -> &'static [Permission] {
         use Permission::{Deploy, Manage, Operate, View};
         match self {
-            Self::View | Self::Leave => &[View, Deploy, Operate, Manage],
+            Self::View | Self::OwnAccess => &[View, Deploy, Operate, Manage],
             Self::Fetch | Self::Push => &[Deploy],
             Self::ReadConfig | Self::WriteConfig | Self::Release | Self::Run => &[Deploy, Operate],
             Self::Operate => &[Operate],
             Self::Change => &[Operate, Manage],
-            Self::Manage => &[Manage],
+            Self::Manage | Self::Share => &[Manage],
             Self::ViewAccount
             | Self::ChangeAccount
             | Self::Browse
             | Self::Create
+            | Self::ViewTeam
+            | Self::ViewMembers
+            | Self::AddTeamApp
+            | Self::ManageTeam
             | Self::SeeNode
-            | Self::Administer => &[],
+            | Self::Administer
+            | Self::Appoint => &[],
         }
     }
 }
 
 /// Whether `principal` may do `verb` to `object`.
 ///
-/// An app's owner may do everything to it, a collaborator what its permissions say. The node's owner may do
-/// everything to every app; an admin sees and operates every app, but neither destroys nor gives one away. An account
-/// belongs to itself. The node is its owner's and its admins'.
+/// An app's owner may do everything to it, a collaborator what its permissions say. A team's admins may do everything
+/// to its apps, its members and viewers see them. The node's owner may do everything to every app and team; an admin of
+/// the node sees every team, sees and operates every app, but neither destroys nor gives one away. An account belongs to
+/// itself. The node is its owner's and its admins'; who these are, the owner says.
 ///
 /// # Errors
 /// What is missing.
@@ -148,9 +179,24 @@ pub fn authorize(principal: Principal<'_>, verb: Verb, object: Object<'_>) -> Re
                 matches!(verb, Verb::ViewAccount | Verb::ChangeAccount | Verb::Browse | Verb::Create);
             allowed(of_account && principal.account_id == id, Refusal::Stranger)
         }
+        Object::Team(role) => {
+            let role = team_role(principal.role, role).ok_or(Refusal::Stranger)?;
+            let yes = match verb {
+                Verb::ViewTeam | Verb::OwnAccess => true,
+                Verb::ViewMembers => role != TeamRole::Collaborator,
+                Verb::AddTeamApp => matches!(role, TeamRole::Admin | TeamRole::Member),
+                Verb::ManageTeam | Verb::Share => role == TeamRole::Admin,
+                _ => false,
+            };
+            allowed(yes, Refusal::Forbidden)
+        }
         Object::Node => {
-            let of_node = matches!(verb, Verb::SeeNode | Verb::Administer);
-            allowed(of_node && matches!(principal.role, Role::Owner | Role::Admin), Refusal::Forbidden)
+            let yes = match principal.role {
+                Role::Owner => matches!(verb, Verb::SeeNode | Verb::Administer | Verb::Appoint),
+                Role::Admin => matches!(verb, Verb::SeeNode | Verb::Administer),
+                Role::Member => false,
+            };
+            allowed(yes, Refusal::Forbidden)
         }
     }
 }
@@ -158,14 +204,28 @@ pub fn authorize(principal: Principal<'_>, verb: Verb, object: Object<'_>) -> Re
 /// Everything that an account of this role may do to an app that it stands in this relation to.
 fn app_permissions(role: Role, relation: &Relation) -> Permissions {
     use Permission::{Deploy, Operate, View};
-    if relation.is_owner || role == Role::Owner {
+    if relation.is_owner || role == Role::Owner || relation.team_role == Some(TeamRole::Admin) {
         return Permission::ALL.into();
     }
     let mut permissions = relation.permissions.clone();
+    if matches!(relation.team_role, Some(TeamRole::Member | TeamRole::Viewer)) {
+        permissions.insert(View);
+    }
     if role == Role::Admin {
         permissions.extend([View, Deploy, Operate]);
     }
     permissions
+}
+
+/// What an account of this role on the node is in a team that it is this in.
+fn team_role(role: Role, own: Option<TeamRole>) -> Option<TeamRole> {
+    let of_node = match role {
+        Role::Owner => Some(TeamRole::Admin),
+        Role::Admin => Some(TeamRole::Viewer),
+        Role::Member => None,
+    };
+    // The first is the one that may do more.
+    [own, of_node].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -173,7 +233,7 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    const ALL: [Verb; 17] = [
+    const ALL: [Verb; 23] = [
         Verb::View,
         Verb::Fetch,
         Verb::ReadConfig,
@@ -183,14 +243,20 @@ mod tests {
         Verb::Run,
         Verb::Operate,
         Verb::Change,
-        Verb::Leave,
+        Verb::OwnAccess,
         Verb::Manage,
+        Verb::Share,
         Verb::ViewAccount,
         Verb::ChangeAccount,
         Verb::Browse,
         Verb::Create,
+        Verb::ViewTeam,
+        Verb::ViewMembers,
+        Verb::AddTeamApp,
+        Verb::ManageTeam,
         Verb::SeeNode,
         Verb::Administer,
+        Verb::Appoint,
     ];
     const ME: AccountId = AccountId(Uuid::from_u128(1));
 
@@ -207,7 +273,7 @@ mod tests {
         let own = Relation { is_owner: true, ..Relation::default() };
         let app = |scopes: &[Scope]| allowed(Role::Member, scopes, Object::App(&own));
         let account = |scopes: &[Scope]| allowed(Role::Member, scopes, Object::Account(ME));
-        let all = "View Fetch ReadConfig WriteConfig Push Release Run Operate Change Leave Manage";
+        let all = "View Fetch ReadConfig WriteConfig Push Release Run Operate Change OwnAccess Manage Share";
         assert_eq!(app(&[Scope::Global]), all);
         assert_eq!(account(&[Scope::Global]), "ViewAccount ChangeAccount Browse Create");
         assert_eq!(app(&[Scope::Identity]), "");
@@ -215,9 +281,12 @@ mod tests {
         assert_eq!(app(&[Scope::Read]), "View Fetch");
         assert_eq!(account(&[Scope::Read]), "ViewAccount Browse");
         assert_eq!(app(&[Scope::ReadProtected]), "View Fetch ReadConfig");
-        assert_eq!(app(&[Scope::Write]), "Operate Change Leave Manage");
+        assert_eq!(app(&[Scope::Write]), "Operate Change OwnAccess Manage");
         assert_eq!(account(&[Scope::Write]), "Create");
-        assert_eq!(app(&[Scope::WriteProtected]), "WriteConfig Push Release Run Operate Change Leave Manage");
+        assert_eq!(
+            app(&[Scope::WriteProtected]),
+            "WriteConfig Push Release Run Operate Change OwnAccess Manage Share"
+        );
         assert_eq!(app(&[Scope::ReadProtected, Scope::WriteProtected]), all);
         assert_eq!((app(&[]), account(&[])), (String::new(), String::new()));
     }
@@ -225,17 +294,21 @@ mod tests {
     #[test]
     fn each_permission_opens_what_herokus_table_says() {
         let app = |permissions: &[Permission]| {
-            let relation = Relation { is_owner: false, permissions: permissions.iter().copied().collect() };
+            let permissions = permissions.iter().copied().collect();
+            let relation = Relation { permissions, ..Relation::default() };
             allowed(Role::Member, &[Scope::Global], Object::App(&relation))
         };
         assert_eq!(app(&[]), "");
-        assert_eq!(app(&[Permission::View]), "View Leave");
-        assert_eq!(app(&[Permission::Deploy]), "View Fetch ReadConfig WriteConfig Push Release Run Leave");
+        assert_eq!(app(&[Permission::View]), "View OwnAccess");
+        assert_eq!(
+            app(&[Permission::Deploy]),
+            "View Fetch ReadConfig WriteConfig Push Release Run OwnAccess"
+        );
         assert_eq!(
             app(&[Permission::Operate]),
-            "View ReadConfig WriteConfig Release Run Operate Change Leave"
+            "View ReadConfig WriteConfig Release Run Operate Change OwnAccess"
         );
-        assert_eq!(app(&[Permission::Manage]), "View Change Leave Manage");
+        assert_eq!(app(&[Permission::Manage]), "View Change OwnAccess Manage Share");
     }
 
     #[test]
@@ -245,16 +318,38 @@ mod tests {
         assert_eq!(app(Role::Member), "");
         assert_eq!(
             app(Role::Admin),
-            "View Fetch ReadConfig WriteConfig Push Release Run Operate Change Leave"
+            "View Fetch ReadConfig WriteConfig Push Release Run Operate Change OwnAccess"
         );
-        assert!(app(Role::Owner).ends_with("Manage"));
+        assert!(app(Role::Owner).ends_with("Manage Share"));
         let node = |role| allowed(role, &[Scope::Global], Object::Node);
         assert_eq!(
             (node(Role::Member).as_str(), node(Role::Admin).as_str(), node(Role::Owner).as_str()),
-            ("", "SeeNode Administer", "SeeNode Administer")
+            ("", "SeeNode Administer", "SeeNode Administer Appoint")
         );
         assert_eq!(allowed(Role::Admin, &[Scope::Read], Object::Node), "SeeNode");
         let other = Object::Account(AccountId(Uuid::from_u128(2)));
         assert_eq!(allowed(Role::Owner, &[Scope::Global], other), "");
+    }
+
+    #[test]
+    fn a_teams_roles_open_the_team_and_its_apps() {
+        let team = |role, own| allowed(role, &[Scope::Global], Object::Team(own));
+        assert_eq!(team(Role::Member, None), "");
+        assert_eq!(team(Role::Member, Some(TeamRole::Collaborator)), "OwnAccess ViewTeam");
+        assert_eq!(team(Role::Member, Some(TeamRole::Viewer)), "OwnAccess ViewTeam ViewMembers");
+        assert_eq!(team(Role::Member, Some(TeamRole::Member)), "OwnAccess ViewTeam ViewMembers AddTeamApp");
+        let all = "OwnAccess Share ViewTeam ViewMembers AddTeamApp ManageTeam";
+        assert_eq!(team(Role::Member, Some(TeamRole::Admin)), all);
+        assert_eq!(team(Role::Owner, None), all);
+        assert_eq!(team(Role::Admin, None), "OwnAccess ViewTeam ViewMembers");
+        assert_eq!(team(Role::Admin, Some(TeamRole::Admin)), all, "what it is there itself counts too");
+        let app = |team_role| {
+            let relation = Relation { team_role: Some(team_role), ..Relation::default() };
+            allowed(Role::Member, &[Scope::Global], Object::App(&relation))
+        };
+        assert!(app(TeamRole::Admin).ends_with("Manage Share"));
+        assert_eq!(app(TeamRole::Member), "View OwnAccess");
+        assert_eq!(app(TeamRole::Viewer), "View OwnAccess");
+        assert_eq!(app(TeamRole::Collaborator), "");
     }
 }

@@ -33,6 +33,8 @@ ids! {
     AccountId,
     /// An app.
     AppId,
+    /// An app on its way from one account to another.
+    AppTransferId,
     /// An OAuth authorization: what an API key belongs to.
     AuthorizationId,
     /// A login in a browser.
@@ -59,4 +61,6 @@ ids! {
     SniEndpointId,
     /// An SSH key of an account.
     SshKeyId,
+    /// A team.
+    TeamId,
 }

@@ -11,6 +11,7 @@ pub mod account;
 pub mod acm;
 pub mod app;
 pub mod app_feature;
+pub mod app_transfer;
 pub mod authorize;
 pub mod browser_session;
 pub mod build;
@@ -35,11 +36,12 @@ pub mod room;
 pub mod slug;
 pub mod sni_endpoint;
 pub mod ssh_key;
+pub mod team;
 pub mod uids;
 
 pub use ids::{
-    AccountId, AppId, AuthorizationId, BrowserSessionId, BuildId, ConfigSnapshotId, DomainId, DynoId,
-    EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SshKeyId,
+    AccountId, AppId, AppTransferId, AuthorizationId, BrowserSessionId, BuildId, ConfigSnapshotId, DomainId,
+    DynoId, EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SshKeyId, TeamId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

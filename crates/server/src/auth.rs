@@ -22,7 +22,8 @@ use ferroku_core::authorize::{Object, Principal, Refusal, Relation, Verb, author
 use ferroku_core::collaborator::Permissions;
 use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::OauthAuthorization;
-use ferroku_store::{accounts, apps, collaborators};
+use ferroku_core::team::Team;
+use ferroku_store::{accounts, apps, collaborators, teams};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
@@ -68,7 +69,7 @@ impl Authenticated {
     /// 403.
     pub fn require(&self, verb: Verb) -> Result<(), ApiError> {
         let object = match verb {
-            Verb::SeeNode | Verb::Administer => Object::Node,
+            Verb::SeeNode | Verb::Administer | Verb::Appoint => Object::Node,
             _ => Object::Account(self.account.id),
         };
         authorize(self.principal(), verb, object)
@@ -102,6 +103,29 @@ macro_rules! app_extractors {
             async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
                 let (app, user) = app_of_path(parts, node, Verb::$verb).await?;
                 Ok(Self { app, user })
+            }
+        }
+    )*};
+}
+
+/// Declares an extractor for each verb of a team: the team named by the path's `{team}`, and who may do that to it.
+macro_rules! team_extractors {
+    ($($(#[$doc:meta])* $name:ident = $verb:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            pub team: Team,
+            pub user: Authenticated,
+        }
+
+        impl FromRequestParts<Arc<Node>> for $name {
+            type Rejection = ApiError;
+
+            async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
+                let user = authenticate(node, parts).await?;
+                let name = parameter(parts, node, "team").await?;
+                let team = find_team(node, user.principal(), &name, Verb::$verb).await?;
+                Ok(Self { team, user })
             }
         }
     )*};
@@ -143,8 +167,25 @@ app_extractors! {
     OperateApp = Operate,
     /// May change some of its settings; the handler asks which, by [`require_app`].
     ChangeApp = Change,
-    /// May destroy it.
+    /// May destroy, rename and lock it, and take others' access away.
     ManageApp = Manage,
+    /// May give others access, or the app to them.
+    ShareApp = Share,
+    /// May join or leave it.
+    OwnAccessApp = OwnAccess,
+}
+
+team_extractors! {
+    /// May see the team.
+    ViewTeam = ViewTeam,
+    /// May see its members and all its apps.
+    ViewMembers = ViewMembers,
+    /// May leave it.
+    OwnAccessTeam = OwnAccess,
+    /// May rename and delete it, and take others out.
+    ManageTeam = ManageTeam,
+    /// May take others in.
+    ShareTeam = Share,
 }
 
 user_extractors! {
@@ -160,6 +201,8 @@ user_extractors! {
     SeeNode = SeeNode,
     /// May change the node's accounts and settings.
     Administer = Administer,
+    /// May say who the node's admins are.
+    Appoint = Appoint,
 }
 
 /// Reads the `Authorization` header.
@@ -288,13 +331,18 @@ pub async fn require_app(
     app: &App,
     verb: Verb,
 ) -> Result<(), ApiError> {
-    let is_owner = app.owner_id == principal.account_id;
+    let account_id = principal.account_id;
+    let is_owner = app.belongs_to(account_id);
     let permissions = match is_owner {
         // Whoever owns it may do everything; nothing needs to be looked up.
         true => Permissions::new(),
-        false => collaborators::permissions(&node.store, app.id, principal.account_id).await?,
+        false => collaborators::permissions(&node.store, app.id, account_id).await?,
     };
-    let relation = Relation { is_owner, permissions };
+    let team_role = match app.team_id {
+        Some(team_id) => teams::role(&node.store, team_id, account_id).await?,
+        None => None,
+    };
+    let relation = Relation { is_owner, permissions, team_role };
     authorize(principal, verb, Object::App(&relation)).map_err(|refusal| match refusal {
         Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the app {}.", app.name)),
         refusal => {
@@ -303,6 +351,34 @@ pub async fn require_app(
             refused(refusal, &message)
         }
     })
+}
+
+/// The team with this id or name, when the principal may do `verb` to it.
+///
+/// # Errors
+/// 404 when there is none; 403 when the principal has nothing to do with it, or too little.
+pub async fn find_team(
+    node: &Node,
+    principal: Principal<'_>,
+    id_or_name: &str,
+    verb: Verb,
+) -> Result<Team, ApiError> {
+    if !principal.scopes.allow(verb.scope()) {
+        return Err(refused(Refusal::Scope(verb.scope()), ""));
+    }
+    let team = teams::find(&node.store, id_or_name).await?.ok_or_else(|| ApiError::not_found("team"))?;
+    let role = teams::role(&node.store, team.id, principal.account_id).await?;
+    authorize(principal, verb, Object::Team(role)).map_err(|refusal| match refusal {
+        Refusal::Stranger => {
+            ApiError::forbidden(format!("You do not have access to the team {}.", team.name))
+        }
+        refusal => {
+            let message =
+                format!("You do not have permission to do this in the team {}. Ask its admins.", team.name);
+            refused(refusal, &message)
+        }
+    })?;
+    Ok(team)
 }
 
 /// The answer for a refusal; `message` is for one that no other scope would lift.
@@ -387,13 +463,17 @@ async fn app_of_path(
     verb: Verb,
 ) -> Result<(App, Authenticated), ApiError> {
     let user = authenticate(node, parts).await?;
+    let name = parameter(parts, node, "app").await?;
+    Ok((find_app(node, user.principal(), &name, verb).await?, user))
+}
+
+/// What the path has in this parameter's place.
+async fn parameter(parts: &mut Parts, node: &Arc<Node>, wanted: &str) -> Result<String, ApiError> {
     let params = RawPathParams::from_request_parts(parts, node)
         .await
         .map_err(|_| ApiError::bad_request("The path is not valid UTF-8."))?;
-    let name = params.iter().find(|(name, _)| *name == "app").map(|(_, value)| value.to_owned());
-    let name =
-        name.ok_or_else(|| ApiError::internal(anyhow::anyhow!("a route without {{app}} asks for an app")))?;
-    Ok((find_app(node, user.principal(), &name, verb).await?, user))
+    let found = params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
+    found.ok_or_else(|| ApiError::internal(anyhow::anyhow!("a route without {{{wanted}}} asks for one")))
 }
 
 #[cfg(test)]

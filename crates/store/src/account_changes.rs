@@ -3,7 +3,10 @@
 use crate::accounts::account;
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, failed_or_taken};
-use crate::{Connection, Result, Store, StoreError, browser_sessions, events, oauth_authorizations, write};
+use crate::{
+    Connection, Result, Store, StoreError, browser_sessions, events, oauth_authorizations, team_members,
+    write,
+};
 use ferroku_core::account::Account;
 use ferroku_core::event::Actor;
 use ferroku_core::{AccountId, AuthorizationId, BrowserSessionId, Millis};
@@ -103,10 +106,11 @@ pub async fn set_suspended(
 /// is nobody's, because releases, builds and events name who made them.
 ///
 /// # Errors
-/// [`StoreError::Refused`] while it owns apps; [`StoreError::NotFound`].
+/// [`StoreError::Refused`] while it owns apps or is the last admin of a team; [`StoreError::NotFound`].
 pub async fn delete(store: &Store, id: AccountId, actor: &Actor, now: Millis) -> Result<()> {
     write!(store, tx => {
         refuse_with_apps(&mut tx, id).await?;
+        team_members::leave_all(&mut tx, id).await?;
         let changed = sqlx::query(
             "UPDATE account SET email = $1, name = NULL, password_hash = '', totp_sealed = NULL, \
              totp_enabled_at = NULL, totp_last_step = NULL, deleted_at = $2, updated_at = $2 \
@@ -126,6 +130,7 @@ pub async fn delete(store: &Store, id: AccountId, actor: &Actor, now: Millis) ->
             "DELETE FROM oauth_authorization WHERE account_id = $1",
             "DELETE FROM recovery_code WHERE account_id = $1",
             "DELETE FROM collaborator WHERE account_id = $1",
+            "DELETE FROM app_transfer WHERE owner_id = $1 OR recipient_id = $1",
         ] {
             sqlx::query(statement)
                 .bind(id.to_string())
@@ -139,7 +144,7 @@ pub async fn delete(store: &Store, id: AccountId, actor: &Actor, now: Millis) ->
 }
 
 async fn refuse_with_apps(tx: &mut Connection, id: AccountId) -> Result<()> {
-    let rows = sqlx::query("SELECT name FROM app WHERE owner_id = $1 ORDER BY name")
+    let rows = sqlx::query("SELECT name FROM app WHERE owner_id = $1 AND team_id IS NULL ORDER BY name")
         .bind(id.to_string())
         .fetch_all(&mut *tx)
         .await

@@ -159,6 +159,32 @@ pub async fn emails(store: &Store) -> Result<BTreeMap<AccountId, String>> {
     rows.iter().map(|row| Ok((row.parsed("id")?, row.text("email")?))).collect()
 }
 
+/// Gives the account another role on the node.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when there is no such account.
+pub async fn set_role(
+    store: &Store,
+    id: AccountId,
+    role: Role,
+    actor: &Actor,
+    now: Millis,
+) -> Result<Account> {
+    write!(store, tx => {
+        let row = sqlx::query("UPDATE account SET role = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+            .bind(word(&role))
+            .bind(now)
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed("change an account's role"))?
+            .ok_or(StoreError::NotFound { what: "account" })?;
+        let event = NewEvent { app_id: None, actor, kind: "account.appoint", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        account(&row)
+    })
+}
+
 /// When the node's first account was made: as good as the node itself. 0 without any.
 ///
 /// # Errors

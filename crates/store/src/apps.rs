@@ -9,13 +9,16 @@ use crate::events::NewEvent;
 use crate::node_settings::{APP_COUNT, take_number};
 use crate::releases::{ConfigChange, NewRelease, SlugChange};
 use crate::row::{Columns, failed, failed_or_taken};
-use crate::{Connection, Result, Store, StoreError, collaborators, events, jobs, limits, releases, write};
+use crate::{
+    Connection, Result, Store, StoreError, app_transfers, collaborators, events, jobs, limits, releases,
+    write,
+};
 use ferroku_core::app::App;
 use ferroku_core::collaborator::Permission;
 use ferroku_core::event::Actor;
 use ferroku_core::release::FIRST_DESCRIPTIONS;
 use ferroku_core::uids::{APP_UIDS, FIRST_APP_UID};
-use ferroku_core::{AccountId, AppId, Millis, ReleaseId};
+use ferroku_core::{AccountId, AppId, Millis, ReleaseId, TeamId};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use uuid::Uuid;
@@ -71,6 +74,20 @@ pub struct Destroyed {
 /// [`StoreError::Taken`] when there is an app of this name; [`StoreError::Refused`] when the node
 /// has run out of uid ranges.
 pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis) -> Result<App> {
+    create_in(store, new, None, actor, now).await
+}
+
+/// As [`create`], in a team if one is given.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_in(
+    store: &Store,
+    new: &NewApp<'_>,
+    team_id: Option<TeamId>,
+    actor: &Actor,
+    now: Millis,
+) -> Result<App> {
     write!(store, tx => {
         limits::check(&mut tx, actor.account_id, |usage| usage.apps += 1).await?;
         let number = take_number(&mut tx, APP_COUNT).await? - 1;
@@ -78,6 +95,8 @@ pub async fn create(store: &Store, new: &NewApp<'_>, actor: &Actor, now: Millis)
             id: new.id,
             name: new.name.to_owned(),
             owner_id: actor.account_id,
+            team_id,
+            locked: false,
             stack: new.stack.to_owned(),
             build_stack: new.stack.to_owned(),
             region: new.region.to_owned(),
@@ -146,19 +165,34 @@ pub async fn list(store: &Store) -> Result<Vec<App>> {
     rows.iter().map(app).collect()
 }
 
-/// The apps that an account owns or collaborates on, by name.
+/// The apps that an account sees, by name: its own, those it collaborates on, and those of its teams.
 ///
 /// # Errors
 /// The database failed.
 pub async fn list_for_account(store: &Store, account_id: AccountId) -> Result<Vec<App>> {
     let rows = sqlx::query(
-        "SELECT * FROM app WHERE owner_id = $1 \
-         OR id IN (SELECT app_id FROM collaborator WHERE account_id = $1) ORDER BY name",
+        "SELECT * FROM app WHERE (owner_id = $1 AND team_id IS NULL) \
+         OR id IN (SELECT app_id FROM collaborator WHERE account_id = $1) \
+         OR team_id IN (SELECT team_id FROM team_member WHERE account_id = $1 AND role <> 'collaborator') \
+         ORDER BY name",
     )
     .bind(account_id.to_string())
     .fetch_all(store.reader())
     .await
     .map_err(failed("list an account's apps"))?;
+    rows.iter().map(app).collect()
+}
+
+/// A team's apps, by name.
+///
+/// # Errors
+/// The database failed.
+pub async fn list_of_team(store: &Store, team_id: TeamId) -> Result<Vec<App>> {
+    let rows = sqlx::query("SELECT * FROM app WHERE team_id = $1 ORDER BY name")
+        .bind(team_id.to_string())
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list a team's apps"))?;
     rows.iter().map(app).collect()
 }
 
@@ -186,6 +220,94 @@ pub async fn update(store: &Store, id: AppId, change: &AppChange, actor: &Actor,
         events::append(&mut tx, event, now).await?;
         app(&row)
     })
+}
+
+/// Says whether a team's members may join the app by themselves.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn set_locked(store: &Store, id: AppId, locked: bool, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let row = sqlx::query("UPDATE app SET locked = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+            .bind(i64::from(locked))
+            .bind(now)
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed("lock an app"))?
+            .ok_or(StoreError::NotFound { what: "app" })?;
+        let kind = if locked { "app.lock" } else { "app.unlock" };
+        events::append(&mut tx, NewEvent { app_id: Some(id), actor, kind, log_message: None }, now).await?;
+        app(&row)
+    })
+}
+
+/// Gives an app to a team. Who had access keeps it; transfers under way are void.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn give_to_team(store: &Store, id: AppId, team: TeamId, actor: &Actor, now: Millis) -> Result<App> {
+    write!(store, tx => {
+        let row = sqlx::query(
+            "UPDATE app SET team_id = $1, locked = 0, updated_at = $2 WHERE id = $3 RETURNING *",
+        )
+        .bind(team.to_string())
+        .bind(now)
+        .bind(id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed("give an app to a team"))?
+        .ok_or(StoreError::NotFound { what: "app" })?;
+        app_transfers::forget_pending(&mut tx, id).await?;
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.transfer", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        app(&row)
+    })
+}
+
+/// Gives a team's app to an account. Nobody else keeps access.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn give_to_account(
+    store: &Store,
+    id: AppId,
+    owner_id: AccountId,
+    actor: &Actor,
+    now: Millis,
+) -> Result<App> {
+    write!(store, tx => {
+        collaborators::delete_all(&mut tx, id).await?;
+        let app = set_owner(&mut tx, id, owner_id, now).await?;
+        let event = NewEvent { app_id: Some(id), actor, kind: "app.transfer", log_message: None };
+        events::append(&mut tx, event, now).await?;
+        Ok(app)
+    })
+}
+
+/// Makes the account the app's only owner, inside a transaction.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub(crate) async fn set_owner(
+    tx: &mut Connection,
+    id: AppId,
+    owner_id: AccountId,
+    now: Millis,
+) -> Result<App> {
+    limits::check(tx, owner_id, |usage| usage.apps += 1).await?;
+    let row = sqlx::query(
+        "UPDATE app SET owner_id = $1, team_id = NULL, locked = 0, updated_at = $2 WHERE id = $3 RETURNING *",
+    )
+    .bind(owner_id.to_string())
+    .bind(now)
+    .bind(id.to_string())
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(failed("change an app's owner"))?
+    .ok_or(StoreError::NotFound { what: "app" })?;
+    collaborators::put(tx, id, owner_id, &Permission::ALL.into(), now).await?;
+    app(&row)
 }
 
 /// Notes how large the app's repository is.
@@ -275,8 +397,8 @@ pub(crate) async fn set_acm(tx: &mut Connection, id: AppId, acm: bool, now: Mill
 
 async fn insert(tx: &mut Connection, app: &App) -> Result<()> {
     sqlx::query(
-        "INSERT INTO app (id, name, owner_id, stack, build_stack, region, uid_base, released_at, \
-         created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $8)",
+        "INSERT INTO app (id, name, owner_id, stack, build_stack, region, uid_base, team_id, \
+         released_at, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9)",
     )
     .bind(app.id.to_string())
     .bind(&app.name)
@@ -285,6 +407,7 @@ async fn insert(tx: &mut Connection, app: &App) -> Result<()> {
     .bind(&app.build_stack)
     .bind(&app.region)
     .bind(i64::from(app.uid_base))
+    .bind(app.team_id.map(|id| id.to_string()))
     .bind(app.created_at)
     .execute(&mut *tx)
     .await
@@ -297,6 +420,8 @@ fn app(row: &AnyRow) -> Result<App> {
         id: row.parsed("id")?,
         name: row.text("name")?,
         owner_id: row.parsed("owner_id")?,
+        team_id: row.optional_parsed("team_id")?,
+        locked: row.flag("locked")?,
         stack: row.text("stack")?,
         build_stack: row.text("build_stack")?,
         region: row.text("region")?,

@@ -16,6 +16,7 @@ pub mod accounts;
 pub mod acm;
 pub mod acme_accounts;
 pub mod app_features;
+pub mod app_transfers;
 pub mod apps;
 pub mod browser_sessions;
 pub mod buildpack_installations;
@@ -41,6 +42,8 @@ pub mod slugs;
 pub mod sni_endpoints;
 mod sqlite;
 pub mod ssh_keys;
+pub mod team_members;
+pub mod teams;
 pub mod two_factor;
 
 pub use error::StoreError;
@@ -77,6 +80,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "limits", include_str!("../migrations/0005_limits.sql")),
     (6, "people", include_str!("../migrations/0006_people.sql")),
     (7, "keys and clients", include_str!("../migrations/0007_keys_and_clients.sql")),
+    (8, "teams", include_str!("../migrations/0008_teams.sql")),
 ];
 
 /// Which database is behind a store.

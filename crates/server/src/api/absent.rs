@@ -82,7 +82,6 @@ pub fn routes() -> Routes {
         .route("/apps/{app}/webhooks", get(none_of_app))
         .route("/pipelines", get(none))
         .route("/spaces", get(none))
-        .route("/teams", get(none))
 }
 
 async fn none(_user: Browse, range: ListRange) -> Response {

@@ -13,13 +13,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ferroku_api::app::App;
-use ferroku_core::AppId;
 use ferroku_core::app::{
     App as Stored, DEFAULT_REGION, DEFAULT_STACK, check_name, random_name, resolve_stack,
 };
 use ferroku_core::authorize::Verb;
+use ferroku_core::team::Team;
+use ferroku_core::{AppId, TeamId};
 use ferroku_store::apps::{AppChange, NewApp};
-use ferroku_store::{StoreError, accounts, apps, domains};
+use ferroku_store::{StoreError, accounts, apps, domains, teams};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,8 +41,9 @@ pub fn routes() -> Routes {
         .route("/users/{user}/apps", get(list_of_user))
 }
 
+/// An app that is asked for.
 #[derive(Deserialize)]
-struct Create {
+pub(super) struct Create {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -68,6 +70,17 @@ async fn create(
     links: Links,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<App>), ApiError> {
+    let app = make(&node, &user, create, None).await?;
+    Ok((StatusCode::CREATED, Json(present_stored(&node, &links, &app).await?)))
+}
+
+/// Makes an app, in a team if one is given.
+pub(super) async fn make(
+    node: &Node,
+    user: &Authenticated,
+    create: Create,
+    team: Option<TeamId>,
+) -> Result<Stored, ApiError> {
     if create.space.is_some_and(|space| !space.is_null()) {
         return Err(ApiError::invalid_params("This node has no private spaces: leave `space` out."));
     }
@@ -85,14 +98,14 @@ async fn create(
     let app = match create.name.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => {
             check_name(name).map_err(ApiError::invalid_params)?;
-            create_named(&node, &user, name, stack).await?.ok_or_else(|| taken(name))?
+            create_named(node, user, name, stack, team).await?.ok_or_else(|| taken(name))?
         }
-        None => create_random(&node, &user, stack).await?,
+        None => create_random(node, user, stack, team).await?,
     };
     crash_point::hit("app.created");
     node.events.poke();
     node.dynos.poke(app.id);
-    Ok((StatusCode::CREATED, Json(present(&node, &links, &app, &user.account.email))))
+    Ok(app)
 }
 
 /// Makes an app of this name; None when the name is taken.
@@ -101,20 +114,27 @@ async fn create_named(
     user: &Authenticated,
     name: &str,
     stack: &str,
+    team: Option<TeamId>,
 ) -> Result<Option<Stored>, ApiError> {
     let new = NewApp { id: AppId(Uuid::new_v4()), name, stack, region: DEFAULT_REGION };
-    match apps::create(&node.store, &new, &user.actor, now_ms()).await {
+    match apps::create_in(&node.store, &new, team, &user.actor, now_ms()).await {
         Ok(app) => Ok(Some(app)),
         Err(StoreError::Taken { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn create_random(node: &Node, user: &Authenticated, stack: &str) -> Result<Stored, ApiError> {
+async fn create_random(
+    node: &Node,
+    user: &Authenticated,
+    stack: &str,
+    team: Option<TeamId>,
+) -> Result<Stored, ApiError> {
     for _ in 0..NAME_ATTEMPTS {
         let (random, _) = Uuid::new_v4().as_u64_pair();
         // A version 4 UUID has six fixed bits, two of them here; the words and the number use the others.
-        if let Some(app) = create_named(node, user, &random_name(random.rotate_left(16)), stack).await? {
+        if let Some(app) = create_named(node, user, &random_name(random.rotate_left(16)), stack, team).await?
+        {
             return Ok(app);
         }
     }
@@ -143,7 +163,9 @@ async fn list_of_user(
     range: ListRange,
 ) -> Result<Response, ApiError> {
     own(&user, &name)?;
-    let apps = apps::list_for_account(&node.store, user.account.id).await?;
+    let mut apps = apps::list_for_account(&node.store, user.account.id).await?;
+    // As on Heroku: the apps of teams are in the teams' lists.
+    apps.retain(|app| app.team_id.is_none());
     answer(&node, &links, &range, &apps).await
 }
 
@@ -152,8 +174,8 @@ async fn show(
     ViewApp { app, user }: ViewApp,
     links: Links,
 ) -> Result<Json<App>, ApiError> {
-    Ok(Json(match app.owner_id == user.account.id {
-        true => present(&node, &links, &app, &user.account.email),
+    Ok(Json(match app.belongs_to(user.account.id) {
+        true => present(&node, &links, &app, &user.account.email, None),
         false => present_stored(&node, &links, &app).await?,
     }))
 }
@@ -222,20 +244,29 @@ async fn answer(
     range: &ListRange,
     apps: &[Stored],
 ) -> Result<Response, ApiError> {
+    Ok(range.answer(present_all(node, links, apps).await?, &SORT_FIELDS))
+}
+
+pub(super) async fn present_all(node: &Node, links: &Links, apps: &[Stored]) -> Result<Vec<App>, ApiError> {
     let emails = accounts::emails(&node.store).await?;
+    let teams = teams::all(&node.store).await?;
     let email = |app: &Stored| emails.get(&app.owner_id).map_or("", String::as_str);
-    let apps = apps.iter().map(|app| present(node, links, app, email(app))).collect();
-    Ok(range.answer(apps, &SORT_FIELDS))
+    let team = |app: &Stored| app.team_id.and_then(|id| teams.get(&id));
+    Ok(apps.iter().map(|app| present(node, links, app, email(app), team(app))).collect())
 }
 
 pub(super) async fn present_stored(node: &Node, links: &Links, app: &Stored) -> Result<App, ApiError> {
     let owner =
         accounts::find(&node.store, app.owner_id).await?.ok_or_else(|| ApiError::not_found("account"))?;
-    Ok(present(node, links, app, &owner.email))
+    let team = match app.team_id {
+        Some(id) => teams::find(&node.store, &id.to_string()).await?,
+        None => None,
+    };
+    Ok(present(node, links, app, &owner.email, team.as_ref()))
 }
 
-fn present(node: &Node, links: &Links, app: &Stored, owner_email: &str) -> App {
-    App::new(app, owner_email, links.git_url(&app.name), node.config.web_url(&app.name))
+fn present(node: &Node, links: &Links, app: &Stored, owner_email: &str, team: Option<&Team>) -> App {
+    App::new(app, owner_email, team, links.git_url(&app.name), node.config.web_url(&app.name))
 }
 
 fn taken(name: &str) -> ApiError {

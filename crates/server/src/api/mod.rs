@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod acm;
 pub mod admin;
 pub mod app_features;
+pub mod app_transfers;
 pub mod apps;
 pub mod audit;
 pub mod body;
@@ -25,6 +26,7 @@ pub mod keys;
 pub mod links;
 pub mod log_sessions;
 pub mod metrics;
+pub mod node_admins;
 pub mod oauth_authorizations;
 pub mod oauth_clients;
 pub mod password_resets;
@@ -36,6 +38,9 @@ pub mod routes;
 pub mod slugs;
 pub mod sni_endpoints;
 pub mod stacks;
+pub mod team_apps;
+pub mod team_members;
+pub mod teams;
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +71,7 @@ pub fn routes() -> Routes {
         .merge(acm::routes())
         .merge(app_features::routes())
         .merge(admin::routes())
+        .merge(app_transfers::routes())
         .merge(apps::routes())
         .merge(audit::routes())
         .merge(buildpack_installations::routes())
@@ -81,6 +87,7 @@ pub fn routes() -> Routes {
         .merge(keys::routes())
         .merge(log_sessions::routes())
         .merge(metrics::routes())
+        .merge(node_admins::routes())
         .merge(oauth_authorizations::routes())
         .merge(oauth_clients::routes())
         .merge(password_resets::routes())
@@ -90,4 +97,7 @@ pub fn routes() -> Routes {
         .merge(sni_endpoints::routes())
         .merge(crate::git::routes::routes())
         .merge(stacks::routes())
+        .merge(team_apps::routes())
+        .merge(team_members::routes())
+        .merge(teams::routes())
 }

@@ -11,6 +11,7 @@ mod letters;
 mod limits;
 mod people;
 mod second_factor;
+mod sharing;
 
 use crate::auth::{new_token, redact, token_hash};
 use crate::mail::MailSettings;

@@ -37,6 +37,8 @@ fn app(id: u128) -> App {
         id: AppId(Uuid::from_u128(id)),
         name: format!("app{id}"),
         owner_id: AccountId(Uuid::from_u128(1)),
+        team_id: None,
+        locked: false,
         stack: "heroku-24".to_owned(),
         build_stack: "heroku-24".to_owned(),
         region: "local".to_owned(),

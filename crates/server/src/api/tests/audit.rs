@@ -13,10 +13,12 @@ enum Leaves {
     Event(&'static str),
     /// Nothing, because it changes nothing: why.
     Nothing(&'static str),
+    /// An event, but only another account may: `sharing.rs` has it.
+    AnothersEvent,
     /// An event, for which it takes a whole node, or an authority; tests of those look for it.
     OnANode,
 }
-use Leaves::{Event, Nothing, OnANode};
+use Leaves::{AnothersEvent, Event, Nothing, OnANode};
 
 /// Every changing route, in an order in which all of them succeed; a route without a row fails the test.
 const ROUTES: &[(&str, &str, &str, Leaves)] = &[
@@ -68,17 +70,47 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("PATCH", "/apps/{app}/domains/{domain}", r#"{"sni_endpoint": "ENDPOINT"}"#, Event("domain.update")),
     ("DELETE", "/apps/{app}/domains/{domain}", "", Event("domain.destroy")),
     ("DELETE", "/apps/{app}/sni-endpoints/{endpoint}", "", Event("sni_endpoint.destroy")),
+    ("POST", "/apps/{app}/collaborators", MEMBER, Event("collaborator.create")),
+    ("DELETE", "/apps/{app}/collaborators/{collaborator}", "", Event("collaborator.destroy")),
+    ("POST", "/account/app-transfers", OFFER, Event("app_transfer.create")),
+    ("PATCH", "/account/app-transfers/{transfer}", "", AnothersEvent),
+    ("DELETE", "/account/app-transfers/{transfer}", "", Event("app_transfer.destroy")),
+    ("POST", "/teams", r#"{"name": "acme"}"#, Event("team.create")),
+    ("PATCH", "/teams/{team}", r#"{"name": "crew"}"#, Event("team.update")),
+    ("PUT", "/teams/{team}/members", VIEWER, Event("team_member.update")),
+    ("PATCH", "/teams/{team}/members", VIEWER, Event("team_member.update")),
+    ("DELETE", "/teams/{team}/members/{member}", "", Event("team_member.destroy")),
+    ("POST", "/teams/{team}/members", VIEWER, Event("team_member.update")),
+    ("POST", "/teams/apps", r#"{"name": "made-too"}"#, Event("app.create")),
+    ("PATCH", "/teams/apps/{app}", r#"{"owner": "crew"}"#, Event("app.transfer")),
+    ("PATCH", "/teams/apps/{app}", r#"{"locked": true}"#, Event("app.lock")),
+    ("POST", "/teams/apps/{app}/collaborators", MEMBER, Event("collaborator.create")),
+    (
+        "PATCH",
+        "/teams/apps/{app}/collaborators/{collaborator}",
+        r#"{"permissions": ["deploy"]}"#,
+        Event("collaborator.update"),
+    ),
+    ("DELETE", "/teams/apps/{app}/collaborators/{collaborator}", "", Event("collaborator.destroy")),
+    ("PUT", "/admin/admins/{account}", "", Event("account.appoint")),
+    ("DELETE", "/admin/admins/{account}", "", Event("account.appoint")),
     ("DELETE", "/apps/{app}", "", Event("app.destroy")),
+    ("DELETE", "/teams/{team}", "", Event("team.destroy")),
     ("PUT", "/api/v2/{dyno}", "", OnANode),
     ("POST", "/{repository}/git-receive-pack", "", OnANode),
     ("POST", "/{repository}/git-upload-pack", "", Nothing("fetching changes nothing")),
 ];
+
+const MEMBER: &str = r#"{"user": "member@example.com"}"#;
+const OFFER: &str = r#"{"app": "shop", "recipient": "member@example.com"}"#;
+const VIEWER: &str = r#"{"email": "member@example.com", "role": "viewer"}"#;
 
 /// What a later row needs of an earlier one's answer.
 #[derive(Default)]
 struct Made {
     authorization: String,
     endpoint: String,
+    team: String,
 }
 
 fn concrete(text: &str, made: &Made) -> String {
@@ -91,11 +123,15 @@ fn concrete(text: &str, made: &Made) -> String {
         ("{account}", "member@example.com"),
         ("{app}", "shop"),
         ("{authorization}", &made.authorization),
+        ("{collaborator}", "member@example.com"),
         ("{domain}", "www.example.com"),
         ("{dyno}", "web"),
         ("{endpoint}", &made.endpoint),
         ("{feature}", "http-session-affinity"),
         ("{formation}", "web"),
+        ("{member}", "member@example.com"),
+        ("{team}", &made.team),
+        ("{transfer}", "shop"),
         ("{type}", "web"),
         ("CERTIFICATE", &certificate.to_string()),
         ("ENDPOINT", &made.endpoint),
@@ -138,12 +174,13 @@ async fn every_changing_route_leaves_an_event_with_who_and_from_where() {
         assert_eq!(event.email, "owner@example.com", "{path}");
         assert_eq!(event.remote_address.as_deref(), Some("127.0.0.1"), "{path}");
         assert!(request_id.starts_with(event.request_id.as_deref().expect("known")), "{path}");
-        let is_of_app = path.starts_with("/apps");
+        let is_of_app = path.contains("/apps") || path.contains("/app-transfers");
         assert_eq!(event.app_id.is_some(), is_of_app, "{path}");
         let id = || answer["id"].as_str().expect("an id").to_owned();
         match *kind {
             "oauth_authorization.create" => made.authorization = id(),
             "sni_endpoint.create" => made.endpoint = id(),
+            "team.create" => made.team = id(),
             _ => {}
         }
     }

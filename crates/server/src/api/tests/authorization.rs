@@ -6,13 +6,18 @@ use crate::listener::ClientConnection;
 use crate::node::now_ms;
 use axum::body::{Body, to_bytes};
 use ferroku_core::account::Role;
+use ferroku_core::app::App;
 use ferroku_core::collaborator::Permission::{self, Deploy, Manage, Operate, View};
 use ferroku_core::event::Actor;
 use ferroku_core::oauth_authorization::{Scope, Scopes};
 use ferroku_core::slug::ProcessTypes;
-use ferroku_core::{AccountId, AppId};
+use ferroku_core::team::TeamRole;
+use ferroku_core::{AccountId, AppId, AppTransferId, TeamId};
 use ferroku_store::apps::{self, NewApp};
-use ferroku_store::{StoreError, collaborators, formations, oauth_authorizations, write};
+use ferroku_store::{
+    StoreError, accounts, app_transfers, collaborators, formations, oauth_authorizations, team_members,
+    teams, write,
+};
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +26,9 @@ use uuid::Uuid;
 
 const APP: &str = "walk";
 const OWNER: &str = "ada@example.com";
+const TEAM: &str = "walkers";
+const TEAM_APP: &str = "walk-together";
+const SPARE: &str = "spare@example.com";
 /// A body that no handler takes: whoever is let in is told so, and nothing happens.
 const NO_BODY: &str = "[]";
 /// Longest answer that is read, in bytes.
@@ -52,23 +60,35 @@ fn table() -> (Vec<&'static str>, Vec<Row>) {
     (columns, lines.map(row).collect())
 }
 
-/// An app with all kinds of people around it.
+/// Two apps, a person's and a team's, with all kinds of people around them.
 struct World {
     api: Api,
     router: axum::Router,
     owner: Actor,
+    /// The team's admin, who made its app.
+    admin: Actor,
+    team: TeamId,
+    /// In the team, and a collaborator of both apps: who is removed.
+    spare: AccountId,
+    /// To whom the app is offered.
+    recipient: AccountId,
     /// By the table's columns; None sends no credentials.
     tokens: BTreeMap<&'static str, Option<String>>,
-    /// By what they may do to the app.
+    /// Of the person's app, by what they may do to it.
     collaborators: Vec<(AccountId, Vec<Permission>)>,
+}
+
+/// What the parameters in paths stand for, as long as it is there.
+struct Ids {
+    authorization: String,
+    transfer: String,
 }
 
 impl World {
     async fn new() -> Self {
         let api = Api::start().await;
         let router = api::app(api.node.clone());
-        let account_id = api.account(OWNER, Role::Member).await;
-        let owner = Actor { account_id, email: OWNER.to_owned(), remote_address: None, request_id: None };
+        let owner = actor(&api, OWNER, Role::Member).await;
         let mut tokens = BTreeMap::from([("none", None), ("nown", Some(api.owner.api_key.clone()))]);
         let scopes = [
             ("iden", Scope::Identity),
@@ -79,9 +99,8 @@ impl World {
             ("owne", Scope::Global),
         ];
         for (column, scope) in scopes {
-            tokens.insert(column, Some(api.token(account_id, &Scopes::from_iter([scope])).await));
+            tokens.insert(column, Some(api.token(owner.account_id, &Scopes::from_iter([scope])).await));
         }
-        let mut collaborators = Vec::new();
         let people: [(&str, Role, &[Permission]); 7] = [
             ("stra", Role::Member, &[]),
             ("coll", Role::Member, &[View, Deploy, Operate]),
@@ -91,6 +110,8 @@ impl World {
             ("mana", Role::Member, &[View, Manage]),
             ("nadm", Role::Admin, &[]),
         ];
+        let spare = api.account(SPARE, Role::Member).await;
+        let mut collaborators = vec![(spare, vec![View])];
         for (column, role, permissions) in people {
             let id = api.account(&format!("{column}@example.com"), role).await;
             tokens.insert(column, Some(api.token(id, &Scopes::global()).await));
@@ -98,49 +119,100 @@ impl World {
                 collaborators.push((id, permissions.to_vec()));
             }
         }
-        Self { api, router, owner, tokens, collaborators }
+        let recipient = collaborators[1].0;
+        let admin = actor(&api, "tadm@example.com", Role::Member).await;
+        tokens.insert("tadm", Some(api.token(admin.account_id, &Scopes::global()).await));
+        let store = &api.node.store;
+        let team = TeamId(Uuid::new_v4());
+        teams::create(store, team, TEAM, &admin, 0).await.expect("a team");
+        let roles =
+            [("tmem", TeamRole::Member), ("tvie", TeamRole::Viewer), ("tcol", TeamRole::Collaborator)];
+        for (column, role) in roles {
+            let id = api.account(&format!("{column}@example.com"), Role::Member).await;
+            tokens.insert(column, Some(api.token(id, &Scopes::global()).await));
+            let account = accounts::find(store, id).await.expect("read").expect("made");
+            team_members::put(store, team, &account, role, &admin, 0).await.expect("a member");
+        }
+        Self { api, router, owner, admin, team, spare, recipient, tokens, collaborators }
     }
 
-    /// Makes the app, unless it is there, and an authorization of its owner's to be looked at. Gives its id.
-    async fn restore(&self) -> String {
+    /// Makes an app, unless it is there.
+    async fn restore_app(&self, name: &str, team: Option<TeamId>, owner: &Actor) -> App {
         let store = &self.api.node.store;
-        if apps::find(store, APP).await.expect("read").is_none() {
-            let new = NewApp { id: AppId(Uuid::new_v4()), name: APP, stack: "heroku-24", region: "us" };
-            let app = apps::create(store, &new, &self.owner, now_ms()).await.expect("an app");
-            let types: ProcessTypes = [("web".to_owned(), "serve".to_owned())].into_iter().collect();
-            let made: Result<(), StoreError> = async {
-                write!(store, tx => {
-                    for (id, permissions) in &self.collaborators {
-                        let permissions = permissions.iter().copied().collect();
-                        collaborators::create(&mut tx, app.id, *id, &permissions, 0).await?;
-                    }
-                    formations::apply_process_types(&mut tx, app.id, &types, true, 5).await
-                })
-            }
-            .await;
-            made.expect("its people");
-        }
-        let id = self.owner.account_id;
-        let own = oauth_authorizations::list(store, id, now_ms()).await.expect("listed");
-        let disposable = own.iter().find(|one| one.scope == Scopes::default());
-        match disposable {
-            Some(one) => one.id.to_string(),
+        let app = match apps::find(store, name).await.expect("read") {
+            Some(app) => app,
             None => {
-                self.api.token(id, &Scopes::default()).await;
-                Box::pin(self.restore()).await
+                let new = NewApp { id: AppId(Uuid::new_v4()), name, stack: "heroku-24", region: "us" };
+                let app = apps::create_in(store, &new, team, owner, now_ms()).await.expect("an app");
+                let types: ProcessTypes = [("web".to_owned(), "serve".to_owned())].into_iter().collect();
+                let made: Result<(), StoreError> = async {
+                    write!(store, tx => { formations::apply_process_types(&mut tx, app.id, &types, true, 5).await })
+                }
+                .await;
+                made.expect("its process types");
+                app
+            }
+        };
+        let wanted = self.collaborators.iter().filter(|(id, _)| team.is_none() || *id == self.spare);
+        for (id, permissions) in wanted {
+            if collaborators::permissions(store, app.id, *id).await.expect("read").is_empty() {
+                let permissions = permissions.iter().copied().collect();
+                let made: Result<(), StoreError> = async {
+                    write!(store, tx => { collaborators::create(&mut tx, app.id, *id, &permissions, 0).await })
+                }
+                .await;
+                made.expect("a collaborator");
             }
         }
+        app
+    }
+
+    /// Makes whatever a request may have taken away.
+    async fn restore(&self) -> Ids {
+        let store = &self.api.node.store;
+        let app = self.restore_app(APP, None, &self.owner).await;
+        self.restore_app(TEAM_APP, Some(self.team), &self.admin).await;
+        if teams::role(store, self.team, self.spare).await.expect("read").is_none() {
+            let spare = accounts::find(store, self.spare).await.expect("read").expect("made");
+            let added = team_members::put(store, self.team, &spare, TeamRole::Viewer, &self.admin, 0);
+            added.await.expect("a member");
+        }
+        let owner = self.owner.account_id;
+        let account = accounts::find(store, owner).await.expect("read").expect("made");
+        if account.role != Role::Member {
+            let dismissed = accounts::set_role(store, owner, Role::Member, &self.owner, 0);
+            dismissed.await.expect("an ordinary account again");
+        }
+        let transfer = match app_transfers::list_for_account(store, owner).await.expect("read").pop() {
+            Some(transfer) => transfer.id,
+            None => {
+                let id = AppTransferId(Uuid::new_v4());
+                let made = app_transfers::create(store, id, &app, self.recipient, &self.owner, 0);
+                made.await.expect("a transfer");
+                id
+            }
+        };
+        let disposable = async || {
+            let own = oauth_authorizations::list(store, owner, now_ms()).await.expect("read");
+            own.into_iter().find(|one| one.scope == Scopes::default()).map(|one| one.id)
+        };
+        if disposable().await.is_none() {
+            self.api.token(owner, &Scopes::default()).await;
+        }
+        let authorization = disposable().await.expect("just made");
+        Ids { authorization: authorization.to_string(), transfer: transfer.to_string() }
     }
 
     /// What a request of this row is answered when the column's role sends it.
-    async fn ask(&self, row: &Row, column: &str, authorization: &str) -> String {
-        let uri = concrete(row.path, authorization);
+    async fn ask(&self, row: &Row, column: &str, ids: &Ids) -> String {
+        let app = if column.starts_with('t') { TEAM_APP } else { APP };
+        let uri = concrete(row.path, app, ids);
         let client = ClientConnection { remote: ([127, 0, 0, 1], 9).into(), tls: false };
         let mut request = Request::builder().method(&row.method).uri(&uri).extension(client);
         if let Some(token) = &self.tokens[column] {
             use base64::Engine;
             // The app as the user is what `/api/v2` wants, and nobody else minds.
-            let basic = base64::engine::general_purpose::STANDARD.encode(format!("{APP}:{token}"));
+            let basic = base64::engine::general_purpose::STANDARD.encode(format!("{app}:{token}"));
             request = request.header("authorization", format!("Basic {basic}"));
         }
         let request = request.body(Body::from(row.body)).expect("a request");
@@ -160,20 +232,30 @@ impl World {
     }
 }
 
+async fn actor(api: &Api, email: &str, role: Role) -> Actor {
+    let account_id = api.account(email, role).await;
+    Actor { account_id, email: email.to_owned(), remote_address: None, request_id: None }
+}
+
 /// What is there for some and not for others: its 404 is a refusal.
-const HIDDEN: [&str; 2] = ["app", "authorization"];
+const HIDDEN: [&str; 3] = ["app", "authorization", "app transfer"];
 
 /// The path with something in place of its parameters.
-fn concrete(path: &str, authorization: &str) -> String {
+fn concrete(path: &str, app: &str, ids: &Ids) -> String {
+    let (repository, host) = (format!("{app}.git"), format!("{app}.localhost"));
     let parameters = [
         ("{account}", OWNER),
-        ("{app}", APP),
-        ("{authorization}", authorization),
-        ("{domain}", "walk.localhost"),
+        ("{app}", app),
+        ("{authorization}", &ids.authorization),
+        ("{collaborator}", SPARE),
+        ("{domain}", &host),
         ("{feature}", "http-session-affinity"),
         ("{formation}", "web"),
+        ("{member}", SPARE),
         ("{release}", "1"),
-        ("{repository}", "walk.git"),
+        ("{repository}", &repository),
+        ("{team}", TEAM),
+        ("{transfer}", &ids.transfer),
         ("{type}", "web"),
         ("{user}", OWNER),
     ];
@@ -199,8 +281,8 @@ async fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
     for row in &rows {
         let mut seen = Vec::new();
         for column in &columns {
-            let authorization = world.restore().await;
-            seen.push(world.ask(row, column, &authorization).await);
+            let ids = world.restore().await;
+            seen.push(world.ask(row, column, &ids).await);
         }
         if seen != row.cells {
             wrong.push(format!("{} {} {}", row.method, row.path, seen.join(" ")));
