@@ -153,6 +153,7 @@ impl From<DynosError> for ApiError {
         match error {
             DynosError::Store(error) => error.into(),
             DynosError::NoRoom(shortage) => shortage.into(),
+            DynosError::Closing => Self::unavailable("The node is stopping. Try again in a moment."),
             error => Self::internal(error),
         }
     }

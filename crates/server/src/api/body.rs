@@ -119,6 +119,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
         return Err(ApiError::bad_request(format!("The request's body is not valid JSON: {error}.")));
     }
+    if has_nul(bytes) {
+        // PostgreSQL has no text with it, nor has a process's environment.
+        return Err(ApiError::invalid_params("Invalid request: the body holds a NUL character (\\u0000)."));
+    }
     // Without this a list would be read as a struct's fields in their order.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(ApiError::invalid_params("Invalid request: the body is not a JSON object."));
@@ -133,6 +137,13 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             _ => ApiError::invalid_params(format!("Invalid value for {path}: {what}.")),
         }
     })
+}
+
+/// Whether JSON that is valid has a NUL in one of its texts: `\u0000`, where the backslash is not itself escaped.
+fn has_nul(json: &[u8]) -> bool {
+    let escape = b"\\u0000";
+    let mut places = json.windows(escape.len()).enumerate().filter(|(_, window)| window == escape);
+    places.any(|(at, _)| json[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0)
 }
 
 /// For `#[serde(deserialize_with)]` of an optional flag: `true`, `false`, and the 1 and 0 that heroku3 sends.
@@ -204,6 +215,9 @@ mod tests {
             ("{\"on\": true} x", 400, "not valid JSON"),
             ("{\"updates\": 1", 400, "not valid JSON"),
             ("\u{ff}", 400, "not valid JSON"),
+            ("{\"updates\": \"a\\u0000\"}", 422, "NUL"),
+            ("{\"updates\": \"a\\\\\\u0000\"}", 422, "NUL"),
+            ("{\"updates\": \"a\\\\u0000\"}", 422, "Invalid value for updates"),
             ("[]", 422, "not a JSON object"),
             ("null", 422, "not a JSON object"),
             ("{\"updates\": 1}", 422, "Invalid value for updates: invalid type: integer `1`"),

@@ -94,7 +94,7 @@ pub fn request_context(parts: &Parts) -> RequestContext {
 pub async fn apply(mut request: Request, next: Next) -> Response {
     let context = new_context(request.extensions());
     let ids = response_ids(&context, request.headers());
-    let accepted = check_version(request.headers());
+    let accepted = check_version(request.headers()).and_then(|()| check_path(request.uri().path()));
     let asked = Asked::of(&request);
     let line = format!("{} {}", request.method(), request.uri().path());
     request.extensions_mut().insert(context.clone());
@@ -176,6 +176,14 @@ fn check_version(headers: &HeaderMap) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// No name has a NUL, and PostgreSQL has no text with one.
+fn check_path(path: &str) -> Result<(), ApiError> {
+    match path.contains("%00") {
+        true => Err(ApiError::bad_request("The path holds a NUL character (%00).")),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 mod audit;
 mod authorization;
+mod bodies;
+mod compatibility;
 mod conventions;
 mod domains;
 mod exposure;
@@ -9,6 +11,8 @@ mod formations;
 mod keys;
 mod letters;
 mod limits;
+mod nonsense;
+mod openapi;
 mod people;
 mod second_factor;
 mod sharing;

@@ -96,7 +96,7 @@ impl Api {
 }
 
 /// An API with something in most lists.
-async fn lists() -> Api {
+pub(super) async fn lists() -> Api {
     let api = Api::start().await;
     api.app_with_types().await;
     for name in ["another", "zebra"] {
