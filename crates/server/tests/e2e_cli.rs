@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -18,17 +18,19 @@ const TABLES: [&str; 14] = [
     "10_release_command",
     "11_inside",
     "12_exec",
+    "13_access",
     "14_accounts",
     "15_everyday",
 ];
 
 /// What takes long and has little to do with the store, whose own tests run on both.
-const WITHOUT_POSTGRESQL: [&str; 7] = [
+const WITHOUT_POSTGRESQL: [&str; 8] = [
     "07_bad_input",
     "08_heroku3",
     "09_domains_and_certs",
     "11_inside",
     "12_exec",
+    "13_access",
     "14_accounts",
     "15_everyday",
 ];
