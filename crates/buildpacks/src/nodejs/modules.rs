@@ -258,13 +258,21 @@ fn is_changed(tree: &Path, stamp: &Stamp) -> Result<bool, BuildError> {
     Ok(false)
 }
 
-/// Digest of all that decides about what is installed. `None` if packages come from the source itself or scripts of the
-/// app take part, for then they change with every push.
+/// With `true` in this config var, packages that need not change are taken from the last build as they are. Not by
+/// itself: install scripts of packages may read the app's source (Prisma's client), or write outside of `node_modules`
+/// (a browser in the home folder), and nothing in a lock file tells.
+const REUSE: &str = "NODE_MODULES_REUSE";
+
+/// Digest of all that decides about what is installed. `None` if nobody asked for it, packages come from the source
+/// itself, or scripts of the app take part, for then they change with every push.
 fn fingerprint(
     context: &BuildContext,
     manifest: &Manifest,
     manager: Manager,
 ) -> Result<Option<String>, BuildError> {
+    if context.config_var(REUSE)?.is_none_or(|value| value != "true") {
+        return Ok(None);
+    }
     let Some(lock_file) = manager.lock_file(context) else { return Ok(None) };
     let dependencies = manifest.dependencies_text();
     let of_source = manifest.has_install_scripts()
