@@ -1,5 +1,6 @@
 //! Links in answers follow the request: whoever came through a tunnel at another port gets that port back.
 
+use crate::listener::ClientConnection;
 use axum::extract::FromRequestParts;
 use http::header::HOST;
 use http::request::Parts;
@@ -11,6 +12,7 @@ use std::fmt::Display;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
     authority: String,
+    scheme: &'static str,
 }
 
 impl Links {
@@ -21,7 +23,13 @@ impl Links {
 
     /// Where a stream of text is read, without a key: the id is the secret. `noun`: `builds`, `releases`.
     pub fn stream_url(&self, noun: &str, id: impl Display) -> String {
-        format!("http://{}/streams/{noun}/{id}", self.authority)
+        self.url(format_args!("/streams/{noun}/{id}"))
+    }
+
+    /// A path of this node. By TLS for who came so from elsewhere, where nothing else is answered; plain for the machine
+    /// itself, whose clients may not know the node's CA.
+    pub fn url(&self, path: impl Display) -> String {
+        format!("{}://{}{path}", self.scheme, self.authority)
     }
 
     /// The client's own name for this node, such as `localhost:5080`.
@@ -39,6 +47,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Links {
         let host =
             host.filter(|host| host.parse::<Authority>().is_ok_and(|read| !read.as_str().contains('@')));
         let uri = parts.uri.authority().map(Authority::as_str);
-        Ok(Self { authority: host.or(uri).unwrap_or("localhost").to_owned() })
+        let elsewhere = |client: &ClientConnection| client.tls && !client.is_local();
+        let scheme = if parts.extensions.get().is_some_and(elsewhere) { "https" } else { "http" };
+        Ok(Self { authority: host.or(uri).unwrap_or("localhost").to_owned(), scheme })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[tokio::test]
+    async fn streams_are_read_by_tls_where_nothing_else_is_answered() {
+        for (remote, tls, url) in [
+            ("127.0.0.1:9", false, "http://node.example:5080/streams/builds/7"),
+            ("127.0.0.1:9", true, "http://node.example:5080/streams/builds/7"),
+            ("[::ffff:127.0.0.1]:9", true, "http://node.example:5080/streams/builds/7"),
+            ("192.0.2.1:9", true, "https://node.example:5080/streams/builds/7"),
+        ] {
+            let client = ClientConnection { remote: remote.parse().expect("an address"), tls };
+            let request = Request::get("/").header(HOST, "node.example:5080").extension(client);
+            let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+            let Ok(links) = Links::from_request_parts(&mut parts, &()).await;
+            assert_eq!(links.stream_url("builds", 7), url, "{remote}");
+        }
     }
 }

@@ -27,6 +27,6 @@ async fn show(
     let id: SlugId = slug.parse().map_err(|_| missing())?;
     let stored = slugs::find(&node.store, id).await?;
     let stored = stored.filter(|slug| slug.app_id == app.id).ok_or_else(missing)?;
-    let blob_url = format!("http://{}/apps/{}/slugs/{id}", links.authority(), app.id);
+    let blob_url = links.url(format_args!("/apps/{}/slugs/{id}", app.id));
     Ok(Json(Slug::new(&stored, blob_url)))
 }
