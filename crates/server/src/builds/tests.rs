@@ -258,7 +258,7 @@ async fn buildpacks_are_set_or_refused_with_a_reason() {
     let (status, text) = put("urn:buildpack:heroku/python").await;
     assert!(status == 200 && text.contains(r#""name":"heroku/python""#), "{text}");
     let cases = [
-        ("heroku/cobol", "heroku/cobol is not a buildpack of this node: it has heroku/python"),
+        ("heroku/cobol", "heroku/cobol is not a buildpack of this node: it has heroku/nodejs, heroku/python"),
         ("file:///etc", "must be in "),
         ("nonsense", "a buildpack must be a name such as heroku/python, or a URL"),
     ];

@@ -3,6 +3,7 @@
 use super::Api;
 use super::domains::chain;
 use crate::api;
+use crate::people::SignUp;
 use ferroku_core::event::Actor;
 use ferroku_store::events;
 use http::Method;
@@ -13,7 +14,7 @@ enum Leaves {
     Event(&'static str),
     /// Nothing, because it changes nothing: why.
     Nothing(&'static str),
-    /// An event, but only another account may: `sharing.rs` has it.
+    /// An event, but only another account may: `sharing.rs` and `people.rs` have it.
     AnothersEvent,
     /// An event, for which it takes a whole node, or an authority; tests of those look for it.
     OnANode,
@@ -25,7 +26,34 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("PATCH", "/account", r#"{"name": "Ada"}"#, Event("account.update")),
     ("PATCH", "/ferroku/accounts/{account}", r#"{"trust": "trusted"}"#, Event("account.trust")),
     ("POST", "/oauth/authorizations", "{}", Event("oauth_authorization.create")),
+    (
+        "PATCH",
+        "/oauth/authorizations/{authorization}",
+        r#"{"description": "ci"}"#,
+        Event("oauth_authorization.update"),
+    ),
+    (
+        "POST",
+        "/oauth/authorizations/{authorization}/actions/regenerate-tokens",
+        "",
+        Event("oauth_authorization.rotate"),
+    ),
     ("DELETE", "/oauth/authorizations/{authorization}", "", Event("oauth_authorization.destroy")),
+    ("POST", "/oauth/clients", CLIENT, Event("oauth_client.create")),
+    ("PATCH", "/oauth/clients/{client}", r#"{"name": "ours"}"#, Event("oauth_client.update")),
+    ("POST", "/oauth/clients/{client}/actions/rotate-credentials", "", Event("oauth_client.rotate")),
+    ("DELETE", "/oauth/clients/{client}", "", Event("oauth_client.destroy")),
+    ("POST", "/account/keys", SSH_KEY, Event("key.create")),
+    ("DELETE", "/account/keys/{key}", "", Event("key.destroy")),
+    ("PATCH", "/users/{user}", r#"{"name": "Grace"}"#, Event("account.update")),
+    ("DELETE", "/account", "", AnothersEvent),
+    ("DELETE", "/users/{user}", "", AnothersEvent),
+    ("POST", "/auth", "", Nothing("the browser makes the authorization")),
+    ("POST", "/password-resets", "", Nothing("it only sends a letter")),
+    ("POST", "/password-resets/{token}/actions/finalize", "", AnothersEvent),
+    ("POST", "/admin/invitations", r#"{"email": "new@example.com"}"#, Event("invitation.create")),
+    ("PATCH", "/admin/accounts/{account}", r#"{"suspended": true}"#, Event("account.suspend")),
+    ("PATCH", "/admin/accounts/{account}", r#"{"suspended": false}"#, Event("account.resume")),
     ("DELETE", "/oauth/sessions/{session}", "", Nothing("there are none")),
     ("POST", "/apps", r#"{"name": "made"}"#, Event("app.create")),
     ("PATCH", "/apps/{app}", r#"{"maintenance": true}"#, Event("app.update")),
@@ -96,11 +124,14 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("DELETE", "/admin/admins/{account}", "", Event("account.appoint")),
     ("DELETE", "/apps/{app}", "", Event("app.destroy")),
     ("DELETE", "/teams/{team}", "", Event("team.destroy")),
+    ("DELETE", "/admin/accounts/{account}", "", Event("account.destroy")),
     ("PUT", "/api/v2/{dyno}", "", OnANode),
     ("POST", "/{repository}/git-receive-pack", "", OnANode),
     ("POST", "/{repository}/git-upload-pack", "", Nothing("fetching changes nothing")),
 ];
 
+const CLIENT: &str = r#"{"name": "theirs", "redirect_uri": "https://example.com/back"}"#;
+const SSH_KEY: &str = r#"{"public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINwGYmehlh2cfy262+DgqQUEz/xFpawCXestHWKb0yDG a@b"}"#;
 const MEMBER: &str = r#"{"user": "member@example.com"}"#;
 const OFFER: &str = r#"{"app": "shop", "recipient": "member@example.com"}"#;
 const VIEWER: &str = r#"{"email": "member@example.com", "role": "viewer"}"#;
@@ -109,6 +140,8 @@ const VIEWER: &str = r#"{"email": "member@example.com", "role": "viewer"}"#;
 #[derive(Default)]
 struct Made {
     authorization: String,
+    client: String,
+    key: String,
     endpoint: String,
     team: String,
 }
@@ -123,6 +156,9 @@ fn concrete(text: &str, made: &Made) -> String {
         ("{account}", "member@example.com"),
         ("{app}", "shop"),
         ("{authorization}", &made.authorization),
+        ("{client}", &made.client),
+        ("{key}", &made.key),
+        ("{user}", "~"),
         ("{collaborator}", "member@example.com"),
         ("{domain}", "www.example.com"),
         ("{dyno}", "web"),
@@ -142,7 +178,7 @@ fn concrete(text: &str, made: &Made) -> String {
 
 #[tokio::test]
 async fn every_changing_route_leaves_an_event_with_who_and_from_where() {
-    let api = Api::start().await;
+    let (api, _mailbox) = Api::of_people(SignUp::Invitation).await;
     api.member("member@example.com").await;
     let app = api.app_with_types().await;
     // The API would only with a certificate authority, which these nodes have none of.
@@ -179,6 +215,8 @@ async fn every_changing_route_leaves_an_event_with_who_and_from_where() {
         let id = || answer["id"].as_str().expect("an id").to_owned();
         match *kind {
             "oauth_authorization.create" => made.authorization = id(),
+            "oauth_client.create" => made.client = id(),
+            "key.create" => made.key = id(),
             "sni_endpoint.create" => made.endpoint = id(),
             "team.create" => made.team = id(),
             _ => {}

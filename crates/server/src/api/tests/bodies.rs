@@ -143,6 +143,8 @@ fn every_route_that_changes_something_says_what_its_body_is() {
     let writing: BTreeSet<String> = writing.map(|(method, path)| name(method, path)).collect();
     let missing: Vec<_> = writing.difference(&table).collect();
     assert!(missing.is_empty(), "bodies.txt lacks {missing:?}");
+    let gone: Vec<_> = table.difference(&writing).collect();
+    assert!(gone.is_empty(), "no such route: {gone:?}");
 }
 
 #[tokio::test]

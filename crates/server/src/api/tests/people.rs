@@ -63,6 +63,14 @@ fn people(sign_up: SignUp) -> PeopleSettings {
     PeopleSettings { sign_up, public_url: "http://node.example:5080".to_owned() }
 }
 
+impl Api {
+    /// Something was done by this account.
+    async fn assert_event(&self, kind: &str, email: &str) {
+        let all = ferroku_store::events::after(&self.node.store, 0, 1000).await.expect("read");
+        assert!(all.iter().any(|event| event.kind == kind && event.email == email), "{all:?}");
+    }
+}
+
 async fn status_of(client: &Client) -> u16 {
     client.request(Method::GET, "/account").send().await.expect("answered").status().as_u16()
 }
@@ -180,6 +188,7 @@ async fn a_lost_password_is_replaced_by_a_letter_and_ends_every_login() {
     assert_eq!(finalize("nonsense".to_owned(), "another horse", "another horse").await.0, 404);
     assert_eq!(finalize(token.clone(), "another horse", "another horse").await.0, 200);
     assert_eq!(finalize(token, "a third horse", "a third horse").await.0, 404, "taken");
+    api.assert_event("account.password", "ann@example.com").await;
     let notice = mailbox.next().await;
     assert_eq!(
         (notice.subject.as_str(), notice.to.as_str()),
@@ -368,6 +377,7 @@ async fn an_account_is_suspended_let_in_again_and_deleted() {
     assert!(page.status == 422 && page.text.contains("owns example"), "{}", page.text);
     client.destroy_app("example").await.expect("destroyed");
     assert_eq!(delete(json!({"password": PASSWORD})).await.0, 200);
+    api.assert_event("account.destroy", "ann@example.com").await;
     assert_eq!(status_of(&client).await, 401);
     assert_eq!(browser.get("/web/account").await.status, 303);
     assert_eq!(api.log_in("ann@example.com", PASSWORD, None).await.0, 401);
