@@ -139,7 +139,7 @@ def fills_the_disk():
 
 
 def fills_the_disk_through_the_slug():
-    path = f"/app/hog-{os.getpid()}" if os.path.isdir("/app") else f"/tmp/hog-{os.getpid()}"
+    path = f"/app/hog-{os.getpid()}" if os.access("/app", os.W_OK) else f"/tmp/hog-{os.getpid()}"
     try:
         with open(path, "wb", buffering=0) as file:
             for _ in range(80):
