@@ -22,6 +22,7 @@ pub mod dyno;
 pub mod dyno_size;
 pub mod error;
 pub mod formation;
+pub mod garbage;
 pub mod key;
 pub mod log_session;
 pub mod node_account;

@@ -32,6 +32,7 @@ pub mod planner;
 pub mod procfile;
 pub mod protocol;
 pub mod release;
+pub mod retention;
 pub mod room;
 pub mod slug;
 pub mod sni_endpoint;

@@ -1,4 +1,5 @@
-//! `ferrokud invite`, `ferrokud accounts` and `ferrokud account`: what the node's admin does with accounts.
+//! `ferrokud invite`, `ferrokud accounts` and `ferrokud account`: what the node's admin does with accounts; `ferrokud gc`: with
+//! the disk.
 //!
 //! In: a data folder on which a node runs; the running control is asked by its API, as the node's owner.
 
@@ -7,6 +8,7 @@ use crate::secrets::Owner;
 use anyhow::Context;
 use clap::ValueEnum;
 use ferroku_api::Client;
+use ferroku_api::garbage::Garbage;
 use ferroku_api::node_account::{Invitation, NodeAccount};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -81,6 +83,37 @@ pub fn change(data: &Path, change: Change, email: &str) -> anyhow::Result<ExitCo
     say(&format!("{email} is {done}.\n"))
 }
 
+/// `ferrokud gc`.
+///
+/// # Errors
+/// The node does not run, or refuses.
+pub fn gc(data: &Path, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let method = if dry_run { Method::GET } else { Method::POST };
+    let garbage: Garbage = ask(data, method, "/admin/garbage", &json!({}))?;
+    say(&garbage_text(&garbage, dry_run))
+}
+
+fn garbage_text(garbage: &Garbage, dry_run: bool) -> String {
+    let [expired, freed] = match dry_run {
+        true => ["would go", "would be free"],
+        false => ["went", "are free again"],
+    };
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / (1024.0 * 1024.0));
+    let mut text = format!("{} slugs that no release goes back to {expired}.\n", garbage.expired_slugs);
+    for (folder, amount) in &garbage.removed {
+        text += &format!("{:>7} of {folder}: {}\n", amount.entries, megabytes(amount.bytes));
+    }
+    text += &format!("{} {freed}", megabytes(garbage.bytes));
+    text +=
+        &garbage.disk.free_bytes.map_or(String::new(), |free| format!("; the disk has {}", megabytes(free)));
+    text += ".\n";
+    if garbage.unfinished {
+        text +=
+            if dry_run { "There is more than was looked at.\n" } else { "There is more; it goes soon.\n" };
+    }
+    text
+}
+
 fn ask<T: DeserializeOwned>(data: &Path, method: Method, path: &str, body: &Value) -> anyhow::Result<T> {
     let endpoint = fs::read_to_string(data.join(ENDPOINT_FILE))
         .with_context(|| format!("no node runs on {}; start one with `ferrokud server`", data.display()))?;
@@ -106,4 +139,27 @@ fn ask<T: DeserializeOwned>(data: &Path, method: Method, path: &str, body: &Valu
 fn say(text: &str) -> anyhow::Result<ExitCode> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroku_api::garbage::{Amount, Disk};
+
+    #[test]
+    fn what_went_is_told_by_folder() {
+        let amount = Amount { entries: 3, bytes: 5 << 20 };
+        let disk = Disk { free_bytes: Some(7 << 20), free_files: None };
+        let removed = [("slugs".to_owned(), amount)].into();
+        let garbage = Garbage { expired_slugs: 3, removed, bytes: 5 << 20, unfinished: false, disk };
+        assert_eq!(
+            garbage_text(&garbage, false),
+            "3 slugs that no release goes back to went.\n      3 of slugs: 5.0 MB\n5.0 MB are free again; the disk has 7.0 MB.\n"
+        );
+        let garbage = Garbage { unfinished: true, ..Garbage::default() };
+        assert!(
+            garbage_text(&garbage, true)
+                .ends_with("0.0 MB would be free.\nThere is more than was looked at.\n")
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! The command line of `ferrokud`.
 //!
-//! `server`, `restart`, `env`, `invite`, `accounts` and `account` are for people; `control`, `router` and `pre-receive` are what the
+//! `server`, `restart`, `env`, `invite`, `accounts`, `account` and `gc` are for people; `control`, `router` and `pre-receive` are what the
 //! program starts of itself. Parsed before any asynchronous runtime exists, so that the supervisor
 //! stays single-threaded and small.
 
@@ -14,6 +14,7 @@ use crate::tls::Given;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferroku_core::Millis;
 use ferroku_core::planner::SleepPolicy;
+use ferroku_core::retention::{KEEP_RELEASES, Retention};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +49,14 @@ pub enum Command {
     Account {
         change: Change,
         email: String,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Remove what no release needs any more from a running node's disk, as the node does by itself; or tell what that is.
+    Gc {
+        /// Only tell
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         data: DataArgs,
     },
@@ -99,6 +108,45 @@ pub struct NodeArgs {
     pub acme: AcmeArgs,
     #[command(flatten)]
     pub people: PeopleArgs,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+}
+
+/// What stays on the disk of what releases leave (docs/disk.md).
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RetentionArgs {
+    /// Slugs of each app that can be rolled back to, however old; 1 or more
+    #[arg(long, value_name = "COUNT", env = "FERROKU_KEEP_RELEASES", default_value_t = KEEP_RELEASES,
+          value_parser = keep_releases)]
+    pub keep_releases: usize,
+    /// Keep others, too, for so long after their last release, unless the disk is about to fill
+    #[arg(long, value_name = "TIME", env = "FERROKU_KEEP_SLUGS_FOR", default_value = "30d", value_parser = duration)]
+    pub keep_slugs_for: Duration,
+}
+
+/// Most releases that may be kept.
+const MOST_RELEASES: usize = 10_000;
+
+fn keep_releases(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=MOST_RELEASES).contains(&count) => Ok(count),
+        _ => Err(format!("{text:?} is not a number from 1 to {MOST_RELEASES}")),
+    }
+}
+
+impl RetentionArgs {
+    /// The arguments that say the same.
+    pub fn to_arguments(self) -> [String; 2] {
+        let seconds = self.keep_slugs_for.as_secs();
+        [format!("--keep-releases={}", self.keep_releases), format!("--keep-slugs-for={seconds}s")]
+    }
+}
+
+impl From<RetentionArgs> for Retention {
+    fn from(args: RetentionArgs) -> Self {
+        let age_ms = Millis::try_from(args.keep_slugs_for.as_millis()).unwrap_or(Millis::MAX);
+        Self { releases: args.keep_releases, age_ms }
+    }
 }
 
 /// Who may have an account, and how letters reach them.
@@ -365,6 +413,7 @@ impl From<NodeArgs> for NodeConfig {
             certificate: args.certificate.into(),
             acme: args.acme.into(),
             dynos: args.dynos.into(),
+            retention: args.retention.into(),
         }
     }
 }
@@ -402,6 +451,8 @@ mod tests {
             &["--memory-overcommit", "NaN"],
             &["--memory-overcommit", "lots"],
             &["--cycle-dynos-after", "soon"],
+            &["--keep-releases", "0"],
+            &["--keep-slugs-for", "a month"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

@@ -23,3 +23,16 @@ impl Room {
         self.bytes >= wanted.bytes && self.files >= wanted.files
     }
 }
+
+/// Below a tenth of the disk, old slugs and caches go sooner ...
+const SCARCE_SHARE: u64 = 10;
+/// ... but on a large one only below this, in bytes.
+const SCARCE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+/// Whether the disk that `folder` is on is about to fill.
+pub fn is_scarce(folder: &Path) -> bool {
+    let Ok(status) = rustix::fs::statvfs(folder) else { return false };
+    let [free, total] =
+        [status.f_bavail, status.f_blocks].map(|blocks| blocks.saturating_mul(status.f_frsize));
+    free < (total / SCARCE_SHARE).min(SCARCE_BYTES)
+}

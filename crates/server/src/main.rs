@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             Command::Invite { email, data } => admin_command::invite(&data.data, &email),
             Command::Accounts(args) => admin_command::list(&args.data),
             Command::Account { change, email, data } => admin_command::change(&data.data, change, &email),
+            Command::Gc { dry_run, data } => admin_command::gc(&data.data, dry_run),
             Command::Control(args) => control::run(args.into()),
             Command::Router(args) => router_main::run(args.into()),
             Command::PreReceive => Ok(git::pre_receive::main()),

@@ -16,6 +16,7 @@ use crate::rendezvous::Rendezvous;
 use crate::router_link::RouterLink;
 use crate::ssh::Ssh;
 use crate::tls::Given;
+use ferroku_core::retention::Retention;
 use ferroku_core::{AccountId, AppId, Millis};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
@@ -47,6 +48,8 @@ pub struct NodeConfig {
     pub dynos: DynoSettings,
     pub mail: MailSettings,
     pub people: PeopleSettings,
+    /// How long slugs are kept.
+    pub retention: Retention,
 }
 
 impl NodeConfig {
@@ -153,6 +156,7 @@ impl Node {
             dynos: DynoSettings::default(),
             mail,
             people,
+            retention: Retention::default(),
         };
         let key = secrets::master_key(data, &config.store_url()).expect("a master key");
         let store = Store::open(&config.store_url(), key).await.expect("a store");

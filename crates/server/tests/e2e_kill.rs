@@ -86,7 +86,7 @@ fn a_second_start_finds_everything_again() {
 }
 
 /// All that changes state, once; each step may meet the crash.
-fn everyday_work(node: &TestNode, app: &str) {
+fn everyday_work(node: &TestNode, app: &str, with_garbage: bool) {
     let path = format!("/apps/{app}");
     let exists = expect_status("GET", &path, "200");
     until_done(node, &format!("{exists} || {}", call("POST", "/apps", &format!(r#"{{"name":"{app}"}}"#))));
@@ -114,8 +114,24 @@ fn everyday_work(node: &TestNode, app: &str) {
     until_done(node, &format!("cd {app} && git commit -q --allow-empty -m second && git push heroku main"));
     change("POST", "/releases", r#"{"release":"3"}"#);
     node.wait_until_up(app);
+    if with_garbage {
+        garbage(node, app);
+    }
     let gone = expect_status("GET", &path, "404");
     until_done(node, &format!("{gone} || {}; {gone}", call("DELETE", &path, "")));
+}
+
+/// More releases than are kept, and what they leave removed.
+fn garbage(node: &TestNode, app: &str) {
+    for number in 0..3 {
+        let push =
+            format!("echo {number} >number && git add . && git commit -qm {number} && git push heroku main");
+        let is_there = r#"[ "$(git ls-remote heroku main | cut -f1)" = "$(git rev-parse HEAD)" ]"#;
+        until_done(node, &format!("cd {app} && {{ {push} || git push heroku main; {is_there}; }}"));
+    }
+    until_done(node, &call("POST", "/admin/garbage", ""));
+    let slugs = fs::read_dir(node.data.join("slugs")).expect("there").count();
+    assert!(slugs <= 3, "the newest three stay, the current one among them: {slugs}");
 }
 
 /// A domain with a certificate of its owner's, automatic certificates on and off, and all of it removed again.
@@ -168,9 +184,11 @@ fn a_kill_at_each_crash_point_loses_nothing() {
             ("FERROKU_CRASH_ONCE".to_owned(), once.display().to_string()),
             // Nobody answers there: automatic certificates can be switched on, and wait.
             ("FERROKU_ACME_DIRECTORY".to_owned(), "https://127.0.0.1:1/directory".to_owned()),
+            ("FERROKU_KEEP_RELEASES".to_owned(), "1".to_owned()),
+            ("FERROKU_KEEP_SLUGS_FOR".to_owned(), "1s".to_owned()),
         ];
         let node = TestNode::start_with(NodeOptions { environment, ..NodeOptions::default() });
-        everyday_work(&node, "victim");
+        everyday_work(&node, "victim", name.starts_with("garbage."));
         node.stop();
         if !fs::exists(&once).expect("our own folder") {
             missed.insert(*name);

@@ -7,7 +7,9 @@ use crate::row::{Columns, failed, json, word};
 use crate::{Connection, Result, Store, StoreError, write};
 use ferroku_core::build::{Build, BuildStatus};
 use ferroku_core::{AppId, BuildId, Millis, ReleaseId, SlugId};
+use futures::TryStreamExt;
 use sqlx::any::AnyRow;
+use std::collections::BTreeMap;
 
 /// What a build came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,37 @@ pub async fn list(store: &Store, app_id: AppId) -> Result<Vec<Build>> {
         .await
         .map_err(failed("list builds"))?;
     rows.iter().map(build).collect()
+}
+
+/// When each app was last built, or made.
+///
+/// # Errors
+/// The database failed.
+pub async fn newest_of_apps(store: &Store) -> Result<BTreeMap<AppId, Millis>> {
+    let rows = sqlx::query(
+        "SELECT a.id, COALESCE(MAX(b.created_at), a.created_at) AS at \
+         FROM app a LEFT JOIN build b ON b.app_id = a.id GROUP BY a.id, a.created_at",
+    )
+    .fetch_all(store.reader())
+    .await
+    .map_err(failed("see when apps were built"))?;
+    rows.iter().map(|row| Ok((row.parsed("id")?, row.integer("at")?))).collect()
+}
+
+/// Every build, by app: its id, when it was made, and whether it is under way.
+///
+/// # Errors
+/// The database failed.
+pub async fn of_all_apps(store: &Store) -> Result<BTreeMap<AppId, Vec<(BuildId, Millis, bool)>>> {
+    // Row by row: there may be many.
+    let mut rows = sqlx::query("SELECT id, app_id, created_at, status FROM build").fetch(store.reader());
+    let mut all: BTreeMap<AppId, Vec<_>> = BTreeMap::new();
+    while let Some(row) = rows.try_next().await.map_err(failed("list all builds"))? {
+        let status: BuildStatus = row.word("status")?;
+        let build = (row.parsed("id")?, row.integer("created_at")?, status == BuildStatus::Pending);
+        all.entry(row.parsed("app_id")?).or_default().push(build);
+    }
+    Ok(all)
 }
 
 /// Whether the app already has a succeeded build of this commit.

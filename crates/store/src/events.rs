@@ -76,6 +76,24 @@ pub async fn record(
     write!(store, tx => { announce(&mut tx, app_id, kind, log_message, actor, now).await })
 }
 
+/// The same for what is about no app.
+///
+/// # Errors
+/// The database failed.
+pub async fn record_of_node(
+    store: &Store,
+    kind: &str,
+    log_message: &str,
+    actor: &Actor,
+    now: Millis,
+) -> Result<()> {
+    write!(store, tx => {
+        let event = NewEvent { app_id: None, actor, kind, log_message: Some(log_message.to_owned()) };
+        append(&mut tx, event, now).await?;
+        Ok(())
+    })
+}
+
 /// The events behind number `sequence`, oldest first, at most `limit`.
 ///
 /// # Errors

@@ -4,12 +4,11 @@
 
 use crate::row::{Columns, failed, json};
 use crate::{Connection, Result, Store, write};
+use ferroku_core::retention::{Moment, Retention, SlugUse, expired_slugs};
 use ferroku_core::slug::Slug;
-use ferroku_core::{AppId, Millis, SlugId};
+use ferroku_core::{AppId, SlugId};
 use sqlx::any::AnyRow;
-
-/// Slugs that are kept because they are new, though none of their releases has taken effect.
-const NEWEST: i64 = 3;
+use std::collections::BTreeSet;
 
 /// Writes a slug.
 ///
@@ -76,42 +75,103 @@ pub async fn digests(store: &Store) -> Result<Vec<String>> {
     rows.iter().map(|row| row.text("digest")).collect()
 }
 
-/// Marks the app's slugs as deleted that are neither among the `keep` newest that took effect, nor the newest few of all
-/// (to be tried again), nor the current release's, nor a live dyno's, and the releases that have them as expired: nobody
-/// can roll back to these. Gives how many slugs.
+/// As [`digests`], without those slugs.
 ///
 /// # Errors
 /// The database failed.
-pub async fn expire(store: &Store, app_id: AppId, keep: i64, now: Millis) -> Result<u64> {
+pub async fn digests_but(store: &Store, gone: &BTreeSet<SlugId>) -> Result<Vec<String>> {
+    let rows = sqlx::query("SELECT id, digest FROM slug WHERE deleted_at IS NULL")
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("list slugs and their digests"))?;
+    let left = |row: &AnyRow| Ok((!gone.contains(&row.parsed("id")?)).then_some(row.text("digest")?));
+    rows.iter().filter_map(|row| left(row).transpose()).collect()
+}
+
+/// The apps that have more slugs than `keep`: of others none goes.
+///
+/// # Errors
+/// The database failed.
+pub async fn crowded_apps(store: &Store, keep: usize) -> Result<Vec<AppId>> {
+    let rows = sqlx::query(
+        "SELECT app_id FROM slug WHERE deleted_at IS NULL GROUP BY app_id HAVING COUNT(*) > $1 ORDER BY app_id",
+    )
+    .bind(i64::try_from(keep).unwrap_or(i64::MAX))
+    .fetch_all(store.reader())
+    .await
+    .map_err(failed("list the apps with many slugs"))?;
+    rows.iter().map(|row| row.parsed("app_id")).collect()
+}
+
+/// The app's slugs that have a tree, and what they are used for.
+///
+/// # Errors
+/// The database failed.
+pub async fn uses(connection: &mut Connection, app_id: AppId) -> Result<Vec<SlugUse>> {
+    let rows = sqlx::query(
+        "SELECT s.id, s.created_at, MAX(r.version) AS released, MAX(r.created_at) AS released_at, \
+         MAX(CASE WHEN r.status = 'succeeded' THEN r.version END) AS took_effect, \
+         CAST(MAX(CASE WHEN r.status = 'pending' OR r.version = (SELECT MAX(version) FROM release \
+           WHERE app_id = $1 AND status = 'succeeded') OR EXISTS (SELECT 1 FROM dyno d \
+           WHERE d.release_id = r.id AND d.ended_at IS NULL) THEN 1 ELSE 0 END) AS BIGINT) AS needed \
+         FROM slug s LEFT JOIN release r ON r.slug_id = s.id AND r.app_id = s.app_id \
+         WHERE s.app_id = $1 AND s.deleted_at IS NULL GROUP BY s.id, s.created_at",
+    )
+    .bind(app_id.to_string())
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed("see what an app's slugs are used for"))?;
+    let slug_use = |row: &AnyRow| {
+        Ok(SlugUse {
+            id: row.parsed("id")?,
+            created_at: row.integer("created_at")?,
+            released: row.optional_integer("released")?.zip(row.optional_integer("released_at")?),
+            took_effect: row.optional_integer("took_effect")?,
+            is_needed: row.integer("needed")? != 0,
+        })
+    };
+    rows.iter().map(slug_use).collect()
+}
+
+/// Which of the app's slugs [`expire`] would mark.
+///
+/// # Errors
+/// The database failed.
+pub async fn to_expire(
+    store: &Store,
+    app_id: AppId,
+    retention: Retention,
+    moment: Moment,
+) -> Result<Vec<SlugId>> {
+    let mut connection = store.reader().acquire().await.map_err(failed("get a connection"))?;
+    Ok(expired_slugs(retention, moment, &uses(&mut connection, app_id).await?))
+}
+
+/// Marks the app's slugs as deleted that [`expired_slugs`] names, and the releases that have them as expired: nobody can
+/// roll back to these. Gives how many slugs.
+///
+/// # Errors
+/// The database failed.
+pub async fn expire(store: &Store, app_id: AppId, retention: Retention, moment: Moment) -> Result<usize> {
     write!(store, tx => {
-        let done = sqlx::query(
-            "UPDATE slug SET deleted_at = $1 WHERE app_id = $2 AND deleted_at IS NULL \
-             AND id NOT IN (SELECT s.id FROM slug s WHERE s.app_id = $2 AND s.id IN \
-               (SELECT slug_id FROM release WHERE app_id = $2 AND status = 'succeeded') \
-               ORDER BY s.created_at DESC, s.id DESC LIMIT $3) \
-             AND id NOT IN (SELECT id FROM slug WHERE app_id = $2 ORDER BY created_at DESC, id DESC LIMIT $4) \
-             AND id NOT IN (SELECT slug_id FROM release WHERE app_id = $2 AND slug_id IS NOT NULL AND version = \
-               (SELECT MAX(version) FROM release WHERE app_id = $2 AND status = 'succeeded')) \
-             AND id NOT IN (SELECT r.slug_id FROM release r JOIN dyno d ON d.release_id = r.id \
-               WHERE d.app_id = $2 AND d.ended_at IS NULL AND r.slug_id IS NOT NULL)",
-        )
-        .bind(now)
-        .bind(app_id.to_string())
-        .bind(keep)
-        .bind(NEWEST)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("mark old slugs as deleted"))?;
-        sqlx::query(
-            "UPDATE release SET status = 'expired', updated_at = $1 WHERE app_id = $2 AND status = 'succeeded' \
-             AND slug_id IN (SELECT id FROM slug WHERE app_id = $2 AND deleted_at IS NOT NULL)",
-        )
-        .bind(now)
-        .bind(app_id.to_string())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("mark old releases as expired"))?;
-        Ok(done.rows_affected())
+        let gone = expired_slugs(retention, moment, &uses(&mut tx, app_id).await?);
+        for id in &gone {
+            sqlx::query("UPDATE slug SET deleted_at = $1 WHERE id = $2")
+                .bind(moment.now)
+                .bind(id.to_string())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed("mark an old slug as deleted"))?;
+            sqlx::query(
+                "UPDATE release SET status = 'expired', updated_at = $1 WHERE slug_id = $2 AND status = 'succeeded'",
+            )
+            .bind(moment.now)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed("mark old releases as expired"))?;
+        }
+        Ok(gone.len())
     })
 }
 

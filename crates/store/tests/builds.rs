@@ -5,6 +5,7 @@ mod support;
 use ferroku_core::build::{Build, BuildStatus};
 use ferroku_core::event::Actor;
 use ferroku_core::release::{Release, ReleaseStatus};
+use ferroku_core::retention::{Moment, Retention};
 use ferroku_core::slug::Slug;
 use ferroku_core::{AppId, BuildId, ReleaseId, SlugId};
 use ferroku_store::builds::Outcome;
@@ -112,7 +113,14 @@ async fn a_release_whose_slug_is_gone_is_expired_and_never_the_current_one() {
         }
         // Back to the second oldest: it is current, though not among the newest. Three new ones are kept in any case.
         releases::rollback(&store, app_id, "v4", &actor, 10).await.expect("rolled back");
-        assert_eq!(slugs::expire(&store, app_id, 1, 11).await.expect("expired"), 2);
+        assert_eq!(slugs::crowded_apps(&store, 5).await.expect("read"), [app_id]);
+        assert!(slugs::crowded_apps(&store, 6).await.expect("read").is_empty());
+        let retention = Retention { releases: 1, age_ms: 1 };
+        let moment = Moment { now: 11, is_scarce: false };
+        let planned = slugs::to_expire(&store, app_id, retention, moment).await.expect("read");
+        assert_eq!(slugs::expire(&store, app_id, retention, moment).await.expect("expired"), 2);
+        assert_eq!(planned.len(), 2);
+        assert_eq!(slugs::expire(&store, app_id, retention, moment).await.expect("expired"), 0, "once");
         let all = releases::list(&store, app_id).await.expect("read");
         let expired: Vec<i64> =
             all.iter().filter(|one| one.status == ReleaseStatus::Expired).map(|one| one.version).collect();

@@ -22,6 +22,7 @@ pub mod dynos;
 pub mod exec;
 pub mod exposure;
 pub mod formations;
+pub mod garbage;
 pub mod keys;
 pub mod links;
 pub mod log_sessions;
@@ -84,6 +85,7 @@ pub fn routes() -> Routes {
         .merge(dynos::routes())
         .merge(exec::routes())
         .merge(formations::routes())
+        .merge(garbage::routes())
         .merge(keys::routes())
         .merge(log_sessions::routes())
         .merge(metrics::routes())

@@ -5,44 +5,35 @@
 //!
 //! - A slug's tree is packed into `DIR/slug-archives/<digest>.tar.zst` (the transport form), by a job that survives a
 //!   crash: it is written under another name, synced and renamed, and only then is the job finished.
-//! - Of each app the [`KEEP_SLUGS`] newest slugs that took effect stay, the newest few, that of its current release, and
-//!   those of dynos that run. The others' rows are marked as deleted; a release of them cannot be gone back to.
-//! - Trees and archives whose digest no row has are removed; build folders without a build; texts of builds that are
-//!   gone.
+//! - What nobody needs any more is removed ([`garbage`]), and repositories are packed ([`repositories`]).
 //!
-//! Invariants:
-//! - A tree is removed only while no promotion is under way, and is renamed first, so that a crash never leaves half a
-//!   tree under its digest.
-//! - Nothing is removed when store and folder do not belong together, as when a node is started with another database
-//!   by mistake: both carry one random mark.
+//! Invariant: nothing is removed when store and folder do not belong together, as when a node is started with another database
+//! by mistake: both carry one random mark.
 
-use super::Builds;
 use super::deploy::ARCHIVE_JOB;
+use super::garbage::{self, Extent};
 use super::promote::slugs_folder;
+use super::{Builds, repositories};
 use crate::crash_point;
 use crate::node::now_ms;
-use ferroku_core::BuildId;
-use ferroku_store::{Store, StoreError, apps, builds, jobs, node_settings, slugs};
-use std::collections::HashSet;
+use ferroku_store::{Store, StoreError, jobs, node_settings};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Slugs of each app that stay on disk: ten deploys to go back to.
-const KEEP_SLUGS: i64 = 10;
 /// How often the collector runs by itself.
 const INTERVAL: Duration = Duration::from_secs(600);
 /// How long it waits after a poke, so that the new release's dynos boot first.
 const SETTLE: Duration = Duration::from_secs(20);
+/// How long it waits when a round could not do everything.
+const UNFINISHED: Duration = Duration::from_secs(10);
 /// An archive that failed so often is given up; the tree is still there.
 const MAX_ATTEMPTS: i64 = 5;
 /// Compression level of archives: 0.9 s for a Django app, and 15 would be a minute for a seventh less.
 const LEVEL: i32 = 3;
 /// Setting of the store, and file of the data folder, that hold the mark.
 const MARK: &str = "slugs_mark";
-/// Entries of the slugs folder that are being removed.
-const DOOMED: &str = "removed-";
 
 /// Runs until the process ends.
 pub async fn run(service: Builds) {
@@ -63,18 +54,23 @@ pub async fn run(service: Builds) {
         }
     }
     loop {
-        if let Err(error) = collect(&service).await {
-            tracing::warn!("cannot clean up after builds: {error:#}");
-        }
+        let pause = match collect(&service).await {
+            Ok(true) => UNFINISHED,
+            Ok(false) => INTERVAL,
+            Err(error) => {
+                tracing::warn!("cannot clean up after builds: {error:#}");
+                INTERVAL
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
             () = service.0.collect.notified() => tokio::time::sleep(SETTLE).await,
         }
     }
 }
 
 /// Whether the store is the one that the slugs were made with. The first to meet mark each other.
-async fn belongs(store: &Store, data: &Path) -> anyhow::Result<bool> {
+pub async fn belongs(store: &Store, data: &Path) -> anyhow::Result<bool> {
     let file = data.join(MARK);
     let on_disk = match std::fs::read_to_string(&file) {
         Ok(text) => Some(text.trim().to_owned()),
@@ -95,27 +91,16 @@ async fn belongs(store: &Store, data: &Path) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// One round.
+/// One round; whether something is left to be done soon.
 ///
 /// # Errors
 /// The store or the disk failed; the next round goes on.
-pub async fn collect(service: &Builds) -> anyhow::Result<()> {
+pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     archive(service).await?;
-    expire(service).await?;
-    remove_slugs(service).await?;
-    remove_leftovers(service).await
-}
-
-/// Removes what no row needs, at once: an app was destroyed.
-///
-/// # Errors
-/// The store or the disk failed.
-pub async fn remove_unneeded(service: &Builds) -> anyhow::Result<()> {
-    if belongs(&service.parts().store, &service.0.data).await? {
-        remove_slugs(service).await?;
-        remove_leftovers(service).await?;
-    }
-    Ok(())
+    let freed = garbage::sweep(service, Extent::Everything).await?;
+    garbage::log(&freed);
+    repositories::pack(service).await;
+    Ok(freed.is_unfinished)
 }
 
 /// Packs every slug that waits for it.
@@ -159,101 +144,6 @@ fn pack(data: &Path, digest: &str) -> io::Result<()> {
     archive.append_dir_all("app", &tree)?;
     archive.into_inner()?.finish()?.sync_all()?;
     std::fs::rename(&next, &place)
-}
-
-/// Marks slugs that are too old.
-async fn expire(service: &Builds) -> Result<(), StoreError> {
-    let store = &service.parts().store;
-    for app in apps::list(store).await? {
-        slugs::expire(store, app.id, KEEP_SLUGS, now_ms()).await?;
-    }
-    Ok(())
-}
-
-/// Removes trees and archives that no row needs.
-async fn remove_slugs(service: &Builds) -> anyhow::Result<()> {
-    let held = service.0.slugs.lock().await;
-    let needed: HashSet<String> = slugs::digests(&service.parts().store).await?.into_iter().collect();
-    let data = service.0.data.clone();
-    let doomed = tokio::task::spawn_blocking(move || doom(&data, &needed)).await??;
-    drop(held);
-    tokio::task::spawn_blocking(move || {
-        for path in doomed {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
-                tracing::warn!("cannot remove {}: {error}", path.display());
-            }
-        }
-    })
-    .await?;
-    Ok(())
-}
-
-/// Takes trees that nobody needs from their digests, and removes such archives; gives the trees' new places.
-fn doom(data: &Path, needed: &HashSet<String>) -> io::Result<Vec<PathBuf>> {
-    let slugs = slugs_folder(data);
-    let mut doomed = Vec::new();
-    for (name, path) in entries(&slugs)? {
-        if name.starts_with(DOOMED) {
-            doomed.push(path);
-        } else if !needed.contains(&name) {
-            let place = slugs.join(format!("{DOOMED}{}", uuid::Uuid::new_v4()));
-            std::fs::rename(&path, &place)?;
-            doomed.push(place);
-        }
-    }
-    for (name, path) in entries(&data.join("slug-archives"))? {
-        let digest = name.split('.').next().unwrap_or_default();
-        if !needed.contains(digest) {
-            std::fs::remove_file(&path)?;
-        }
-    }
-    Ok(doomed)
-}
-
-/// Removes build folders that no running build has, and texts without a row.
-async fn remove_leftovers(service: &Builds) -> anyhow::Result<()> {
-    let data = service.0.data.clone();
-    let mut known: HashSet<String> = HashSet::new();
-    for app in apps::list(&service.parts().store).await? {
-        let rows = builds::list(&service.parts().store, app.id).await?;
-        known.extend(rows.into_iter().map(|build| build.id.to_string()));
-    }
-    // Listed before the running ones are asked for: a build that begins in between has a folder that is not listed.
-    let folders = entries(&data.join("builds"))?;
-    let secrets = entries(&data.join("run/builds")).unwrap_or_default();
-    let texts = entries(&data.join("build-output"))?;
-    let is_running = |name: &str| name.parse().is_ok_and(|id: BuildId| service.running().contains_key(&id));
-    let mut doomed: Vec<PathBuf> = folders
-        .into_iter()
-        .chain(secrets)
-        .filter(|(name, _)| !is_running(name))
-        .map(|(_, path)| path)
-        .collect();
-    let texts = texts.into_iter().filter(|(name, _)| !is_running(name) && !known.contains(name));
-    doomed.extend(texts.map(|(_, path)| path));
-    tokio::task::spawn_blocking(move || {
-        for path in doomed {
-            let removed =
-                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("cannot remove {}: {error}", path.display());
-                }
-                _ => {}
-            }
-        }
-    })
-    .await?;
-    Ok(())
-}
-
-fn entries(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut list = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        list.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-    }
-    Ok(list)
 }
 
 #[cfg(test)]
@@ -300,21 +190,5 @@ mod tests {
         assert!(!belongs(&second, data.path()).await.expect("read"));
         std::fs::remove_file(data.path().join(MARK)).expect("there");
         assert!(belongs(&first, data.path()).await.expect("read"), "a restored data folder is marked again");
-    }
-
-    #[test]
-    fn only_what_no_row_needs_is_doomed() {
-        let data = tempfile::tempdir().expect("a folder");
-        for name in ["slugs/kept", "slugs/old", "slugs/removed-1", "slug-archives"] {
-            std::fs::create_dir_all(data.path().join(name)).expect("new");
-        }
-        for name in ["kept.tar.zst", "old.tar.zst", "gone.tar.new"] {
-            std::fs::write(data.path().join("slug-archives").join(name), "").expect("written");
-        }
-        let doomed = doom(data.path(), &HashSet::from(["kept".to_owned()])).expect("done");
-        assert_eq!(doomed.len(), 2);
-        assert!(data.path().join("slugs/kept").exists() && !data.path().join("slugs/old").exists());
-        let left = entries(&data.path().join("slug-archives")).expect("listed");
-        assert_eq!(left.len(), 1);
     }
 }

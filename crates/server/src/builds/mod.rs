@@ -10,7 +10,8 @@
 //! output      the build's text            text      its words
 //! settings    what a build gets of the node's certificates and package indexes
 //! spares      installed dependencies, kept ready for the app's next build
-//! collect     old slugs, leftovers, archives
+//! collect     archives, and off the push's path:
+//! garbage     what nobody needs goes      repositories  git's own garbage
 //! ```
 //!
 //! Invariants:
@@ -22,8 +23,10 @@ pub mod collect;
 pub mod deploy;
 mod dyno;
 pub mod error;
+pub mod garbage;
 pub mod output;
 pub mod promote;
+mod repositories;
 pub mod seal;
 mod settings;
 mod spares;
@@ -33,18 +36,21 @@ pub mod workspace;
 use crate::dynos::DynoManager;
 use crate::git::GitService;
 use crate::git::push::{self, Follower, Hook, PushSession, serve_hooks};
+use crate::git::repository::Packing;
 use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::release::ReleaseStatus;
+use ferroku_core::retention::Retention;
 use ferroku_core::{AppId, BuildId};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
-use ferroku_store::{Store, StoreError, apps, builds, limits, releases};
+use ferroku_store::{Store, StoreError, builds, limits, releases};
+use garbage::{Extent, Freed};
 use output::Output;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Notify;
@@ -71,6 +77,8 @@ struct Parts {
     hook: PathBuf,
     /// The slug compiler that came with this release.
     compiler: PathBuf,
+    /// How long slugs are kept.
+    retention: Retention,
 }
 
 /// Runs builds. Clones are the same service.
@@ -85,7 +93,10 @@ struct Inner {
     running: Mutex<HashMap<BuildId, Running>>,
     /// Held while a tree is promoted and its row written, and while unused trees are collected.
     slugs: tokio::sync::Mutex<()>,
+    /// Held by a round of the collector.
+    sweeping: tokio::sync::Mutex<()>,
     collect: Notify,
+    packed: repositories::Packed,
 }
 
 /// A build under way.
@@ -106,7 +117,9 @@ impl Builds {
             compiler: OnceLock::new(),
             running: Mutex::default(),
             slugs: tokio::sync::Mutex::default(),
+            sweeping: tokio::sync::Mutex::default(),
             collect: Notify::new(),
+            packed: repositories::Packed::default(),
         }))
     }
 
@@ -139,6 +152,7 @@ impl Builds {
             changed: Arc::new(changed),
             hook,
             compiler,
+            retention: node.config.retention,
         }
     }
 
@@ -223,9 +237,31 @@ impl Builds {
             anyhow::Ok(())
         });
         removed.await??;
+        if self.0.parts.get().is_some() {
+            garbage::sweep(self, Extent::WithoutRow).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what no release needs any more, as the collector does by itself.
+    ///
+    /// # Errors
+    /// The store or the disk failed.
+    pub async fn collect_garbage(&self) -> anyhow::Result<Freed> {
         match self.0.parts.get() {
-            Some(_) => collect::remove_unneeded(self).await,
-            None => Ok(()),
+            Some(_) => garbage::sweep(self, Extent::Everything).await.inspect(garbage::log),
+            None => Ok(Freed::default()),
+        }
+    }
+
+    /// Tells what that would free.
+    ///
+    /// # Errors
+    /// The store or the disk failed.
+    pub async fn preview_garbage(&self) -> anyhow::Result<Freed> {
+        match self.0.parts.get() {
+            Some(_) => garbage::preview(self).await,
+            None => Ok(Freed::default()),
         }
     }
 
@@ -240,16 +276,14 @@ impl Builds {
 
     /// What follows a push's program: the repository's size, and packing it now and then.
     pub fn after_push(&self, app_id: AppId) {
-        let Some(parts) = self.0.parts.get().cloned() else { return };
-        let repositories = self.0.git.repositories.clone();
+        if self.0.parts.get().is_none() {
+            return;
+        }
+        let service = self.clone();
         tokio::spawn(async move {
-            let measured = repositories.clone();
-            let size = tokio::task::spawn_blocking(move || measured.size_bytes(app_id)).await.unwrap_or(0);
-            let size = i64::try_from(size).unwrap_or(i64::MAX);
-            if let Err(error) = apps::set_repo_size(&parts.store, app_id, size).await {
-                tracing::warn!("cannot note the size of the repository of app {app_id}: {error}");
-            }
-            if let Err(error) = repositories.collect_garbage(app_id).await {
+            service.note_size(app_id).await;
+            let packed = service.0.git.repositories.collect_garbage(app_id, Packing::WhenMany).await;
+            if let Err(error) = packed {
                 tracing::warn!("cannot pack the repository of app {app_id}: {error}");
             }
         });
@@ -342,6 +376,11 @@ impl Builds {
 
     fn parts(&self) -> &Parts {
         self.0.parts.get().expect("hooks are served only after the start")
+    }
+
+    /// The builds under way and their apps.
+    fn building(&self) -> BTreeMap<BuildId, AppId> {
+        self.running().iter().map(|(id, build)| (*id, build.app_id)).collect()
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<BuildId, Running>> {

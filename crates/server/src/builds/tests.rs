@@ -2,12 +2,14 @@
 //!
 //! Needs `slug-compiler` and `dyno-init` where `cargo build` puts them.
 
+mod garbage;
+
 use super::*;
 use crate::node::Node;
 use ferroku_core::build::BuildStatus;
 use ferroku_core::uids::SLUG_UID;
 use ferroku_runtime::{Driver, SandboxConfig};
-use ferroku_store::apps::NewApp;
+use ferroku_store::apps::{self, NewApp};
 use ferroku_store::{accounts, buildpack_installations, formations, releases, slugs};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -30,6 +32,10 @@ fn passable(path: &Path) {
 }
 
 async fn host() -> Host {
+    host_with(Retention::default()).await
+}
+
+async fn host_with(retention: Retention) -> Host {
     let temporary = tempfile::tempdir().expect("a folder");
     let data = temporary.path().join("data");
     for folder in ["", "data", "data/run", "data/bin", "data/buildpacks", "program"] {
@@ -46,6 +52,7 @@ async fn host() -> Host {
     let driver = Arc::new(SandboxDriver::open(config).await.expect("this machine can run dynos"));
     let mut node = Arc::into_inner(Node::for_tests(&data).await).expect("nobody else has it");
     node.driver = Some(driver);
+    node.config.retention = retention;
     node.builds = Builds::new(&data);
     let node = Arc::new(node);
     let parts = Builds::parts_of(&node, hook, built.join("slug-compiler"));

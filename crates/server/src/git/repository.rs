@@ -14,6 +14,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Largest pack a push may send, in bytes; Heroku's limit for a checkout is the same.
@@ -28,6 +29,18 @@ const MAX_PROCESSOR_SECONDS: u32 = 900;
 const MAX_PROCESSES: u32 = 512;
 /// Open files of one git process.
 const MAX_OPEN_FILES: u32 = 1024;
+
+/// How long packing one repository may take: the largest pack takes a few minutes of a core.
+const PACKING_TIME: Duration = Duration::from_secs(900);
+
+/// When a repository is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// When git finds that there are many objects or packs.
+    WhenMany,
+    /// In any case, without what nothing has referred to for a day: a push may be about to refer to what is newer.
+    Now,
+}
 
 /// git's settings. Objects are checked as they come in; the three exceptions are flaws that well-known old
 /// repositories have and that harm nobody (GitLab's server makes the same ones).
@@ -87,6 +100,8 @@ pub enum GitError {
         path.display()
     )]
     Init { path: PathBuf, status: std::process::ExitStatus, output: String },
+    #[error("cannot pack {}: {why}", path.display())]
+    Pack { path: PathBuf, why: String },
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> GitError {
@@ -259,17 +274,77 @@ impl Repositories {
             .sum()
     }
 
-    /// Packs loose objects when there are many of them.
+    /// Packs the app's repository, as nicely as can be and for at most [`PACKING_TIME`]: what that cuts off leaves a file
+    /// that git's next run removes.
     ///
     /// # Errors
-    /// git cannot be run.
-    pub async fn collect_garbage(&self, app_id: AppId) -> Result<(), GitError> {
+    /// git cannot be run, failed, or took too long.
+    pub async fn collect_garbage(&self, app_id: AppId, packing: Packing) -> Result<(), GitError> {
         let path = self.path(app_id).display().to_string();
-        self.command(&["-C", &path, "gc", "--auto", "--quiet"])
-            .status()
-            .await
-            .map(drop)
-            .map_err(|source| GitError::Spawn { program: "setpriv", package: "util-linux", source })
+        let arguments: &[&str] = match packing {
+            Packing::WhenMany => &["-C", &path, "gc", "--auto", "--quiet"],
+            Packing::Now => &["-C", &path, "gc", "--cruft", "--prune=1.day.ago", "--quiet"],
+        };
+        let mut command = self.command(arguments);
+        let spawned = command.spawn();
+        let mut child = spawned.map_err(|source| GitError::Spawn {
+            program: "setpriv",
+            package: "util-linux",
+            source,
+        })?;
+        if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            // Its own group's: git's children, too. A gc that is not nice is still a gc.
+            let _ = rustix::process::setpriority_pgrp(Some(pid), 19);
+        }
+        let ended = tokio::time::timeout(PACKING_TIME, child.wait()).await;
+        match ended {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => {
+                Err(GitError::Pack { path: self.path(app_id), why: format!("git gc ended with {status}") })
+            }
+            Ok(Err(source)) => Err(GitError::Io { action: "pack", path: self.path(app_id), source }),
+            Err(_) => {
+                if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()))
+                {
+                    let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+                }
+                let _ = child.wait().await;
+                Err(GitError::Pack {
+                    path: self.path(app_id),
+                    why: format!("git gc took longer than {PACKING_TIME:?}"),
+                })
+            }
+        }
+    }
+
+    /// Whether packing the app's repository would free something: it has loose objects, several packs, or a pack of what
+    /// nothing refers to that is older than `age`; and nothing was added to it for as long as `quiet`.
+    pub fn wants_packing(&self, app_id: AppId, quiet: Duration, age: Duration) -> bool {
+        let objects = self.path(app_id).join("objects");
+        let old = |path: &Path, by: Duration| {
+            let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= by))
+        };
+        let Ok(folders) = std::fs::read_dir(&objects) else { return false };
+        let pack = objects.join("pack");
+        if !old(&objects, quiet) || !old(&pack, quiet) {
+            return false;
+        }
+        let loose = folders.filter_map(Result::ok).any(|entry| entry.file_name().len() == 2);
+        let files: Vec<PathBuf> = std::fs::read_dir(&pack)
+            .map(|files| files.filter_map(Result::ok).map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        let packs = files.iter().filter(|path| path.extension().is_some_and(|ending| ending == "pack"));
+        let mut cruft = files.iter().filter(|path| path.extension().is_some_and(|ending| ending == "mtimes"));
+        let cruft_count = cruft.clone().count();
+        loose || packs.count() > 1 + cruft_count || cruft.any(|path| old(path, age))
+    }
+
+    /// The apps that have a repository.
+    pub fn apps(&self) -> Vec<AppId> {
+        let entries = std::fs::read_dir(self.folder()).into_iter().flatten().filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_suffix(".git")?.parse().ok()).collect()
     }
 
     /// Repositories that an earlier process had begun to make.

@@ -256,6 +256,7 @@ impl Supervisor {
         }
         command.args(self.args.dynos.sleep.to_arguments());
         command.args(self.args.people.to_arguments());
+        command.args(self.args.retention.to_arguments());
         command.env_remove(REEXECUTED);
         if let Some(url) = &self.args.people.smtp_url {
             command.env("FERROKU_SMTP_URL", url);

@@ -51,6 +51,7 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("POST", "/auth", "", Nothing("the browser makes the authorization")),
     ("POST", "/password-resets", "", Nothing("it only sends a letter")),
     ("POST", "/password-resets/{token}/actions/finalize", "", AnothersEvent),
+    ("POST", "/admin/garbage", "", Event("garbage.collect")),
     ("POST", "/admin/invitations", r#"{"email": "new@example.com"}"#, Event("invitation.create")),
     ("PATCH", "/admin/accounts/{account}", r#"{"suspended": true}"#, Event("account.suspend")),
     ("PATCH", "/admin/accounts/{account}", r#"{"suspended": false}"#, Event("account.resume")),

@@ -1,0 +1,183 @@
+//! What goes from the disk and what stays, on a node with real pushes.
+
+use super::*;
+use crate::git::repository::Packing;
+use ferroku_core::event::Actor;
+use ferroku_core::slug::Slug;
+use ferroku_core::{ReleaseId, SlugId};
+use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
+use serde_json::{Value, json};
+
+/// A deploy as a push makes it, without its build; gives the slug's digest.
+async fn deploy(host: &Host, actor: &Actor, number: i64) -> String {
+    let digest = format!("{number:064}");
+    let tree = host.data().join("slugs").join(&digest);
+    std::fs::create_dir(&tree).expect("new");
+    std::fs::write(tree.join("file"), vec![1; 10_000]).expect("written");
+    std::fs::write(host.data().join(format!("slug-archives/{digest}.tar.zst")), "packed").expect("written");
+    let slug = Slug {
+        id: SlugId(Uuid::new_v4()),
+        app_id: host.app_id,
+        digest: digest.clone(),
+        commit: None,
+        commit_description: None,
+        stack: "heroku-24".to_owned(),
+        size_bytes: 1,
+        process_types: [("web".to_owned(), "sleep 1".to_owned())].into(),
+        buildpack_provided_description: None,
+        deleted_at: None,
+        // Long ago: age keeps none of them.
+        created_at: number,
+    };
+    let store = &host.node.store;
+    let released: Result<(), ferroku_store::StoreError> = async {
+        ferroku_store::write!(store, tx => {
+            slugs::create(&mut tx, &slug).await?;
+            let new = NewRelease {
+                id: ReleaseId(Uuid::new_v4()),
+                app_id: host.app_id,
+                actor,
+                description: format!("Deploy {number}"),
+                slug: SlugChange::Set(slug.id),
+                config: ConfigChange::Keep,
+            };
+            releases::create(&mut tx, store.key(), new, number).await?;
+            Ok(())
+        })
+    }
+    .await;
+    released.expect("released");
+    digest
+}
+
+async fn owner(host: &Host) -> Actor {
+    let found = accounts::find_by_email(&host.node.store, "owner@example.com").await;
+    let owner = found.expect("read").expect("made");
+    Actor { account_id: owner.id, email: owner.email, remote_address: None, request_id: None }
+}
+
+impl Host {
+    async fn garbage(&self, method: &str) -> Value {
+        let (status, text) = self.send(method, "/admin/garbage", "").await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    fn is_there(&self, path: &str) -> bool {
+        self.data().join(path).exists()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_release_needs_goes_and_the_rest_stays() {
+    let host = host_with(Retention { releases: 2, age_ms: 1 }).await;
+    let actor = owner(&host).await;
+    let copy = host.commit(&[("Procfile", "web: sleep 1\n")]);
+    let (ok, text) = host.push(&copy).await;
+    assert!(ok, "{text}");
+    host.wait_until_clean().await;
+    let mut digests = Vec::new();
+    for number in 1..=6 {
+        digests.push(deploy(&host, &actor, number).await);
+    }
+    let (app, gone) = (host.app_id, Uuid::new_v4());
+    let orphans = [
+        format!("slugs/{}", "f".repeat(64)),
+        format!("slug-archives/{}.tar.new", "f".repeat(64)),
+        format!("builds/{gone}"),
+        format!("run/builds/{gone}"),
+        format!("build-output/{gone}"),
+        format!("cache/{gone}"),
+        "cache/dropped-1".to_owned(),
+        format!("spares/{gone}"),
+        format!("repos/{gone}.git"),
+        "trash/slugs.half-removed".to_owned(),
+    ];
+    for orphan in &orphans {
+        std::fs::create_dir_all(host.data().join(orphan).join("sub")).expect("new");
+    }
+    std::fs::create_dir_all(host.data().join(format!("spares/{app}"))).expect("new");
+    let kept = [format!("cache/{app}"), format!("spares/{app}"), format!("repos/{app}.git")];
+
+    // Two releases and the three newest slugs: the push's, being the only one made today, and 5 and 6.
+    let preview = host.garbage("GET").await;
+    assert_eq!(
+        (&preview["expired_slugs"], &preview["removed"]["slugs"]["entries"]),
+        (&json!(4), &json!(6)),
+        "{preview}"
+    );
+    assert!(preview["bytes"].as_u64().expect("a number") >= 4 * 10_000, "{preview}");
+    assert!(
+        digests.iter().all(|digest| host.is_there(&format!("slugs/{digest}"))),
+        "a preview changes nothing"
+    );
+    assert!(orphans.iter().all(|orphan| host.is_there(orphan)));
+
+    let done = host.garbage("POST").await;
+    assert_eq!((&done["expired_slugs"], &done["unfinished"]), (&json!(4), &json!(false)), "{done}");
+    assert_eq!(done["removed"]["slug-archives"]["entries"], 5, "{done}");
+    for (digest, stays) in digests.iter().zip([false, false, false, false, true, true]) {
+        assert_eq!(host.is_there(&format!("slugs/{digest}")), stays, "{digest}");
+        assert_eq!(host.is_there(&format!("slug-archives/{digest}.tar.zst")), stays, "{digest}");
+    }
+    assert_eq!(
+        orphans.iter().filter(|orphan| host.is_there(orphan)).collect::<Vec<_>>(),
+        Vec::<&String>::new()
+    );
+    assert_eq!(kept.iter().filter(|kept| !host.is_there(kept)).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_eq!(std::fs::read_dir(host.data().join("trash")).expect("there").count(), 0);
+    let again = host.garbage("POST").await;
+    assert_eq!((&again["expired_slugs"], &again["removed"]), (&json!(0), &json!({})), "{again}");
+
+    let back = async |version: i64| {
+        host.send("POST", "/apps/shop/releases", &format!(r#"{{"release":"{version}"}}"#)).await
+    };
+    let (status, text) = back(4).await;
+    assert!(
+        status == 422 && text.contains("Cannot roll back to v4: its slug was removed to save space"),
+        "{text}"
+    );
+    let (status, text) = back(8).await;
+    assert_eq!(status, 201, "{text}");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_a_forced_push_left_behind_go_a_day_later() {
+    let host = host().await;
+    let copy = host.commit(&[("Procfile", "web: sleep 1\n"), ("large.txt", "first")]);
+    let (ok, text) = host.push(&copy).await;
+    assert!(ok, "{text}");
+    let (_, first) = run(git(&copy, &["rev-parse", "HEAD"]));
+    let amend = async |content: &str| {
+        std::fs::write(copy.join("large.txt"), content).expect("written");
+        assert!(run(git(&copy, &["commit", "-qa", "--amend", "-m", content])).0);
+        let forced = git(&copy, &["push", "--force", &host.url, "main"]);
+        let (ok, text) = tokio::task::spawn_blocking(move || run(forced)).await.expect("no panic");
+        assert!(ok, "{text}");
+        run(git(&copy, &["rev-parse", "HEAD"])).1
+    };
+    let second = amend("second").await;
+    let repositories = host.node.builds.git().repositories.clone();
+    let repository = repositories.path(host.app_id);
+    let has =
+        |commit: &str| run(git(&repository, &["-c", "safe.directory=*", "cat-file", "-e", commit.trim()])).0;
+    assert!(has(&first) && has(&second));
+    let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+    assert!(!repositories.wants_packing(host.app_id, hour, day), "somebody pushes to it");
+    assert!(repositories.wants_packing(host.app_id, Duration::ZERO, day), "its objects are loose");
+
+    repositories.collect_garbage(host.app_id, Packing::Now).await.expect("packed");
+    assert!(has(&first), "a push that is under way may refer to what is new");
+    assert!(!repositories.wants_packing(host.app_id, Duration::ZERO, day), "packed is packed");
+    let third = amend("third").await;
+    let old = Command::new("find")
+        .arg(repository.join("objects"))
+        .args(["-type", "f", "-exec", "touch", "-d", "3 days ago", "{}", "+"])
+        .status();
+    assert!(old.expect("find is there").success());
+    assert!(repositories.wants_packing(host.app_id, Duration::ZERO, day), "what it keeps aside is old");
+    repositories.collect_garbage(host.app_id, Packing::Now).await.expect("packed");
+    assert!(!has(&second) && has(&third));
+    host.close().await;
+}
