@@ -5,7 +5,8 @@
 //!
 //! - A slug's tree is packed into `DIR/slug-archives/<digest>.tar.zst` (the transport form), by a job that survives a
 //!   crash: it is written under another name, synced and renamed, and only then is the job finished.
-//! - What nobody needs any more is removed ([`garbage`]), and repositories are packed ([`repositories`]).
+//! - What nobody needs any more is removed ([`garbage`]), repositories are packed ([`repositories`]),
+//!   and slugs read again ([`scrub`]).
 //!
 //! Invariant: nothing is removed when store and folder do not belong together, as when a node is started with another database
 //! by mistake: both carry one random mark.
@@ -13,7 +14,7 @@
 use super::deploy::ARCHIVE_JOB;
 use super::garbage::{self, Extent};
 use super::promote::slugs_folder;
-use super::{Builds, repositories};
+use super::{Builds, repositories, scrub};
 use crate::crash_point;
 use crate::node::now_ms;
 use ferroku_store::{Store, StoreError, jobs, node_settings};
@@ -100,6 +101,7 @@ pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     let freed = garbage::sweep(service, Extent::Everything).await?;
     garbage::log(&freed);
     repositories::pack(service).await;
+    scrub::scrub(service).await?;
     Ok(freed.is_unfinished)
 }
 
@@ -125,7 +127,7 @@ async fn archive(service: &Builds) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn archive_path(data: &Path, digest: &str) -> PathBuf {
+pub fn archive_path(data: &Path, digest: &str) -> PathBuf {
     data.join("slug-archives").join(format!("{digest}.tar.zst"))
 }
 

@@ -241,10 +241,15 @@ impl Attempt<'_> {
         let _held = self.service.0.slugs.lock().await;
         let (data, tree) = (self.service.0.data.clone(), workspace.app());
         let digest = built.sealed.digest.clone();
+        let replaces = self.service.0.scrub.is_damaged(&digest);
         blocking(move || {
+            if replaces {
+                promote::put_aside(&data, &digest).map_err(BuildError::io("take the damaged slug away"))?;
+            }
             promote::promote(&data, &tree, &digest).map_err(BuildError::io("move the slug to its place"))
         })
         .await?;
+        self.service.0.scrub.note(&built.sealed.digest, false);
         crash_point::hit("release.before_commit");
         let release = self.commit(&built).await?;
         crash_point::hit("release.committed");
@@ -404,7 +409,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

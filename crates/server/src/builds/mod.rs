@@ -11,7 +11,7 @@
 //! settings    what a build gets of the node's certificates and package indexes
 //! spares      installed dependencies, kept ready for the app's next build
 //! collect     archives, and off the push's path:
-//! garbage     what nobody needs goes      repositories  git's own garbage
+//! garbage     what nobody needs goes      repositories  git's own garbage      scrub  slugs read again
 //! ```
 //!
 //! Invariants:
@@ -27,6 +27,7 @@ pub mod garbage;
 pub mod output;
 pub mod promote;
 mod repositories;
+pub mod scrub;
 pub mod seal;
 mod settings;
 mod spares;
@@ -97,6 +98,7 @@ struct Inner {
     sweeping: tokio::sync::Mutex<()>,
     collect: Notify,
     packed: repositories::Packed,
+    scrub: scrub::Scrub,
 }
 
 /// A build under way.
@@ -120,6 +122,7 @@ impl Builds {
             sweeping: tokio::sync::Mutex::default(),
             collect: Notify::new(),
             packed: repositories::Packed::default(),
+            scrub: scrub::Scrub::default(),
         }))
     }
 

@@ -4,7 +4,7 @@
 //! - A folder under its digest is whole and on disk: the file system is synced before the rename, and the rename
 //!   before the release that names the slug is written. A crash at any point leaves either a build folder, which the
 //!   next start removes, or a slug that nobody refers to, which the collector removes.
-//! - A tree that is there already is never replaced.
+//! - A tree that is there already is never replaced, but for one that was found damaged ([`put_aside`]).
 
 use crate::crash_point;
 use std::fs::File;
@@ -21,6 +21,22 @@ pub fn sync_ahead(tree: &Path) {
     // Only a head start: a failure shows again, and counts, in `promote`.
     if let Ok(folder) = File::open(tree) {
         let _ = rustix::fs::syncfs(&folder);
+    }
+}
+
+/// Takes a damaged tree from its digest; the collector removes it. Dynos that run have it mounted and keep it. Blocks.
+///
+/// # Errors
+/// The disk is broken.
+pub fn put_aside(data: &Path, digest: &str) -> io::Result<()> {
+    let trash = data.join("trash");
+    std::fs::create_dir_all(&trash)?;
+    match std::fs::rename(
+        slugs_folder(data).join(digest),
+        trash.join(format!("slugs.{}", uuid::Uuid::new_v4())),
+    ) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

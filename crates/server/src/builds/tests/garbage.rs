@@ -181,3 +181,42 @@ async fn commits_that_a_forced_push_left_behind_go_a_day_later() {
     assert!(!has(&second) && has(&third));
     host.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_byte_that_the_disk_lost_is_found_named_and_mended() {
+    let host = host().await;
+    let copy = host.commit(&[("Procfile", "web: sleep 1\n"), ("data.txt", "0123456789")]);
+    let (ok, text) = host.push(&copy).await;
+    assert!(ok, "{text}");
+    let (store, app_id) = (&host.node.store, host.app_id);
+    let digest = slugs::digests(store).await.expect("read").remove(0);
+    let file = host.data().join("slugs").join(&digest).join("data.txt");
+    let archive = host.data().join(format!("slug-archives/{digest}.tar.zst"));
+    std::fs::write(&archive, "not what was packed").expect("written");
+    scrub::check(&host.node.builds, &digest).await.expect("read");
+    assert!(!host.node.builds.0.scrub.is_damaged(&digest), "the tree is whole");
+    assert!(!archive.exists(), "a broken archive is packed anew");
+    let jobs = ferroku_store::jobs::open(store, deploy::ARCHIVE_JOB).await.expect("read");
+    assert!(jobs.iter().any(|job| job.payload == digest && job.app_id.is_none()), "{jobs:?}");
+
+    let mut bytes = std::fs::read(&file).expect("there");
+    bytes[4] ^= 1;
+    std::fs::write(&file, &bytes).expect("written");
+    scrub::check(&host.node.builds, &digest).await.expect("read");
+    assert!(host.node.builds.0.scrub.is_damaged(&digest));
+    host.node.logplex.flush().await.expect("written");
+    let log = std::process::Command::new("grep")
+        .args(["-r", "-q", "-a", "The slug of v3 is damaged on the node's disk. Push its commit again"])
+        .arg(host.data().join(format!("logs/{app_id}")))
+        .status();
+    assert!(log.expect("grep is there").success(), "the app's log says so");
+
+    assert!(run(git(&copy, &["commit", "-q", "--allow-empty", "-m", "Again"])).0);
+    let again = git(&copy, &["push", &host.url, "HEAD:refs/heads/main"]);
+    let (ok, text) = tokio::task::spawn_blocking(move || run(again)).await.expect("no panic");
+    assert!(ok, "{text}");
+    assert_eq!(std::fs::read(&file).expect("there"), b"0123456789", "the same commit again replaces it");
+    scrub::check(&host.node.builds, &digest).await.expect("read");
+    assert!(!host.node.builds.0.scrub.is_damaged(&digest));
+    host.close().await;
+}
