@@ -5,6 +5,7 @@
 //!
 //! In: SIGINT means "stop the dynos, then end"; SIGTERM "end, and leave the dynos to the next control process".
 
+use crate::access::Readers;
 use crate::acm::Acm;
 use crate::api;
 use crate::api::cli_logins::CliLogins;
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig, now_ms};
 use crate::people::throttle::Throttle;
 use crate::rate_limit::{GIT_REQUESTS_PER_HOUR, REQUESTS_PER_HOUR, RateLimits};
-use crate::rendezvous::{Rendezvous, Session};
+use crate::rendezvous::{self, Rendezvous, Session};
 use crate::router_link::RouterLink;
 use crate::secrets;
 use crate::ssh::{self, Ssh};
@@ -184,6 +185,7 @@ async fn open(config: NodeConfig) -> anyhow::Result<Arc<Node>> {
         metrics: Metrics::default(),
         logins: Logins::default(),
         rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
+        readers: Readers::default(),
         git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
         throttle: Throttle::default(),
         mail: Mail::open(&config.mail, &config.data, &config.domain)?,
@@ -203,19 +205,19 @@ async fn start(node: &Arc<Node>) -> anyhow::Result<()> {
 }
 
 fn endpoint(node: &Arc<Node>, identity: &Identity) -> Endpoint {
-    let dynos = node.dynos.clone();
+    let attached_to = node.clone();
     Endpoint {
         app: api::app(node.clone()),
         tls: identity.server_config(),
         rendezvous: node.rendezvous.clone(),
-        attach: Arc::new(move |session| {
-            let dynos = dynos.clone();
-            Box::pin(async move {
+        attach: Arc::new(move |issued| {
+            let node = attached_to.clone();
+            Box::pin(rendezvous::attach(node.clone(), issued, async move |session| {
                 Ok(match session {
-                    Session::OneOff(dyno_id) => dynos.attach(dyno_id).await?,
-                    Session::Inside(request) => dynos.attach_inside(*request).await?,
+                    Session::OneOff(dyno_id) => node.dynos.attach(dyno_id).await?,
+                    Session::Inside(request) => node.dynos.attach_inside(*request).await?,
                 })
-            })
+            }))
         }),
         limits: Limits::default(),
     }

@@ -41,10 +41,9 @@ const UNTOLD_KINDS: [&str; 9] = [
     "dyno.restart_all",
     "dyno.stop",
 ];
-/// Nouns whose events change nothing in who may see what; all others may.
-const NOUNS_WITHOUT_ACCESS: [&str; 10] = [
+/// Nouns whose events change nothing in who may do what; all others may.
+const NOUNS_WITHOUT_ACCESS: [&str; 9] = [
     "acm",
-    "app_feature",
     "build",
     "build_cache",
     "buildpack_installation",
@@ -53,6 +52,15 @@ const NOUNS_WITHOUT_ACCESS: [&str; 10] = [
     "formation",
     "release",
     "sni_endpoint",
+];
+/// Kinds of the other nouns that take nothing away.
+const KINDS_WITHOUT_ACCESS: [&str; 6] = [
+    "account.create",
+    "app.create",
+    "collaborator.create",
+    "key.create",
+    "oauth_authorization.create",
+    "session.create",
 ];
 /// How long an event whose poke was lost waits.
 const TIMER: Duration = Duration::from_secs(5);
@@ -128,17 +136,18 @@ async fn pass_on(node: &Node, cursor: &mut i64) -> anyhow::Result<()> {
                 }
             }
         }
-        node.logplex.flush().await?;
-        *cursor = next;
+        // Ahead of the flush: a full disk must keep nobody's access alive.
         if batch.iter().any(may_change_access) {
             node.events.access.send_replace(next);
         }
+        node.logplex.flush().await?;
+        *cursor = next;
     }
 }
 
 fn may_change_access(event: &Event) -> bool {
     let noun = event.kind.split('.').next().unwrap_or_default();
-    !NOUNS_WITHOUT_ACCESS.contains(&noun)
+    !NOUNS_WITHOUT_ACCESS.contains(&noun) && !KINDS_WITHOUT_ACCESS.contains(&event.kind.as_str())
 }
 
 /// The log lines of an event, each with its number within [`LOG_KEY`].
@@ -161,6 +170,38 @@ mod tests {
     use ferroku_store::accounts;
     use ferroku_store::apps::NewApp;
     use uuid::Uuid;
+
+    #[test]
+    fn whatever_may_take_access_away_is_told_at_once() {
+        let mut event = Event {
+            sequence: 1,
+            app_id: None,
+            account_id: ferroku_core::AccountId(Uuid::nil()),
+            kind: String::new(),
+            email: String::new(),
+            remote_address: None,
+            request_id: None,
+            log_message: None,
+            created_at: 0,
+        };
+        let mut takes = |kind: &str| {
+            event.kind = kind.to_owned();
+            may_change_access(&event)
+        };
+        // SSH can be switched off.
+        for kind in [
+            "collaborator.destroy",
+            "app_feature.update",
+            "account.update",
+            "team_member.destroy",
+            "app.transfer",
+        ] {
+            assert!(takes(kind), "{kind}");
+        }
+        for kind in ["app.create", "collaborator.create", "release.create", "dyno.exec"] {
+            assert!(!takes(kind), "{kind}");
+        }
+    }
 
     async fn history(node: &Node, app_id: AppId) -> Vec<String> {
         let lines = node.logplex.history(app_id, 100, Filter::default()).await.expect("read");

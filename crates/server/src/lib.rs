@@ -2,6 +2,7 @@
 //!
 //! A library so that tests reach its modules; `main.rs` is the thin binary `ferrokud`.
 
+pub mod access;
 pub mod acm;
 pub mod admin_command;
 pub mod api;

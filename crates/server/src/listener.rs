@@ -10,7 +10,7 @@
 //!
 //! Invariant: a connection that says nothing, or says it slowly, holds its place for a limited time only.
 
-use crate::rendezvous::{self, AttachedStreams, Rendezvous, SECRET_BYTES, SECRET_PREFIX, Session};
+use crate::rendezvous::{self, Attached, Issued, Rendezvous, SECRET_BYTES, SECRET_PREFIX};
 use axum::extract::ConnectInfo;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -44,6 +44,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The first byte of a TLS connection: a record of the type "handshake".
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+
+/// What to do about a rendezvous that came to nothing.
+const RUN_AGAIN: &str = "Run the command again.";
+const USE_TLS: &str = "Set HEROKU_HOST to the node's https address.";
 
 /// How long clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +92,8 @@ impl ClientConnection {
     }
 }
 
-/// Gives the streams of what a rendezvous was made for.
-pub type Attach = Arc<dyn Fn(Session) -> BoxFuture<'static, anyhow::Result<AttachedStreams>> + Send + Sync>;
+/// Gives the streams of what a rendezvous was made for, unless the access is gone that it was made with.
+pub type Attach = Arc<dyn Fn(Issued) -> BoxFuture<'static, anyhow::Result<Attached>> + Send + Sync>;
 
 /// What connections are served with.
 #[derive(Clone)]
@@ -210,18 +214,20 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let protected = client.tls || client.is_local();
-        let session = self.endpoint.rendezvous.redeem(secret);
+        let issued = self.endpoint.rendezvous.redeem(secret);
         rendezvous::greet(&mut stream).await?;
-        let attached = match session {
-            Some(_) if !protected => Err(anyhow::anyhow!("from another machine it must come by TLS")),
-            Some(session) => (self.endpoint.attach)(session).await,
-            None => Err(anyhow::anyhow!("this session is unknown, used or expired")),
+        let attached = match issued {
+            Some(_) if !protected => {
+                Err((anyhow::anyhow!("from another machine it must come by TLS"), USE_TLS))
+            }
+            Some(issued) => (self.endpoint.attach)(issued).await.map_err(|error| (error, RUN_AGAIN)),
+            None => Err((anyhow::anyhow!("this session is unknown, used or expired"), RUN_AGAIN)),
         };
         match attached {
-            Ok(streams) => Ok(rendezvous::bridge(stream, streams).await?),
-            Err(error) => {
+            Ok(attached) => Ok(rendezvous::bridge(stream, attached).await?),
+            Err((error, advice)) => {
                 tracing::info!(remote = %client.remote, error = format!("{error:#}"), "a rendezvous came to nothing");
-                let text = format!("Cannot attach to the dyno: {error:#}. Run the command again.\r\n");
+                let text = format!("Cannot attach to the dyno: {error:#}. {advice}\r\n");
                 Ok(rendezvous::refuse(stream, &text).await?)
             }
         }

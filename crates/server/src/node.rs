@@ -1,5 +1,6 @@
 //! What every handler and background task of the control process shares.
 
+use crate::access::Readers;
 use crate::acm::{self, Acm, AcmeSettings};
 use crate::api::cli_logins::CliLogins;
 use crate::app_destruction::{self, Destructions};
@@ -88,6 +89,7 @@ pub struct Node {
     pub metrics: Metrics,
     pub logins: Logins,
     pub rate_limits: RateLimits<AccountId>,
+    pub readers: Readers,
     /// Of pushes and fetches.
     pub git_limits: RateLimits<(AccountId, AppId)>,
     pub throttle: Throttle,
@@ -170,12 +172,13 @@ impl Node {
             ssh: Ssh::open(data).expect("a host key"),
             events: Arc::default(),
             dynos: DynoManager::default(),
-            builds: Builds::default(),
+            builds: Builds::new(data),
             destructions: Destructions::default(),
             acm: Acm::default(),
             metrics: Metrics::default(),
             logins: Logins::default(),
             rate_limits: RateLimits::new(REQUESTS_PER_HOUR),
+            readers: Readers::default(),
             git_limits: RateLimits::new(GIT_REQUESTS_PER_HOUR),
             throttle: Throttle::default(),
             mail: Mail::open(&config.mail, data, &config.domain).expect("a way for letters"),

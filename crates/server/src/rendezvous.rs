@@ -9,13 +9,17 @@
 //! What the bytes mean (EOT at the end of piped input, keys at a terminal) is for whoever attaches the dyno.
 //!
 //! Invariants: a secret opens one connection, once, within [`SECRET_VALID`]; it
-//! lives in memory only, since the client of a restarted control has to run again anyway.
+//! lives in memory only, since the client of a restarted control has to run again anyway. It gives no more than the access
+//! that it was made with: that is asked for again when the client comes ([`attach`]), and the connection ends with it.
 //!
 //! Source: reference of the CLI's rendezvous client (`lib/commands/run`), heroku3's `rendezvous.py`.
 
+use crate::access::Access;
 use crate::dynos::InsideRequest;
+use crate::node::Node;
 use bytes::Bytes;
 use ferroku_core::DynoId;
+use futures::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,11 +48,21 @@ const GREETING_PAUSE: Duration = Duration::from_millis(50);
 /// A client that takes no byte of output for so long is gone.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(600);
 
+/// What the client reads when it is let go by the last arm of [`bridge`].
+const ACCESS_ENDED: &[u8] = b"\r\nYour access to this app has ended.\r\n";
+
 /// How long the client has to close its side after the program has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Size of one read of input, in bytes.
 const READ_BYTES: usize = 16 * 1024;
+
+/// What a client was attached to, and for how long it may stay so.
+pub struct Attached {
+    pub streams: AttachedStreams,
+    /// Ready once the access that the secret was made with has ended.
+    pub ended: BoxFuture<'static, ()>,
+}
 
 /// The two ends of an attached dyno's terminal or pipes.
 #[derive(Debug)]
@@ -68,9 +82,12 @@ pub enum Session {
     Inside(Box<InsideRequest>),
 }
 
-#[derive(Debug)]
-struct Issued {
-    session: Session,
+/// What a secret was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub session: Session,
+    /// Of whoever asked for it.
+    pub access: Access,
     expires: Instant,
 }
 
@@ -84,8 +101,8 @@ impl Rendezvous {
         Self::default()
     }
 
-    /// Makes a secret that opens one connection to this.
-    pub fn issue(&self, session: Session) -> String {
+    /// Makes a secret that opens one connection to this, by this access.
+    pub fn issue(&self, session: Session, access: Access) -> String {
         let mut random = [0u8; 32];
         getrandom::fill(&mut random).expect("the kernel's random source answers once the system is up");
         let secret = format!("{SECRET_PREFIX}{}", hex::encode(random));
@@ -95,7 +112,7 @@ impl Rendezvous {
         if let Session::Inside(request) = &session {
             make_room(&mut issued, request.dyno_id);
         }
-        issued.insert(secret.clone(), Issued { session, expires: now + SECRET_VALID });
+        issued.insert(secret.clone(), Issued { session, access, expires: now + SECRET_VALID });
         secret
     }
 
@@ -106,9 +123,9 @@ impl Rendezvous {
     }
 
     /// Uses a secret up; what it stands for.
-    pub fn redeem(&self, secret: &str) -> Option<Session> {
+    pub fn redeem(&self, secret: &str) -> Option<Issued> {
         let entry = self.issued().remove(secret)?;
-        (entry.expires > Instant::now()).then_some(entry.session)
+        (entry.expires > Instant::now()).then_some(entry)
     }
 
     /// Makes the secrets of a dyno void: it has ended, or nobody came.
@@ -136,6 +153,20 @@ fn make_room(issued: &mut HashMap<String, Issued>, dyno_id: DynoId) {
     }
 }
 
+/// Attaches a client that has come to what its secret was made for, by `streams`, if whoever asked for that still may.
+///
+/// # Errors
+/// The access is gone, or the streams cannot be had. For the user.
+pub async fn attach<F, G>(node: Arc<Node>, issued: Issued, streams: F) -> anyhow::Result<Attached>
+where
+    F: FnOnce(Session) -> G,
+    G: Future<Output = anyhow::Result<AttachedStreams>>,
+{
+    let held = issued.access.hold(&node).await.map_err(|error| anyhow::anyhow!(error.message))?;
+    let streams = streams(issued.session).await?;
+    Ok(Attached { streams, ended: Box::pin(held.ended(node)) })
+}
+
 /// Greets a client whose secret was good. Output must come in a later read: attach only after it.
 ///
 /// # Errors
@@ -159,16 +190,17 @@ pub async fn refuse(client: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> 
     Ok(())
 }
 
-/// Passes bytes both ways until the program ends, the client goes away or nobody says anything for [`IDLE_LIMIT`].
+/// Passes bytes both ways until the program ends, the client goes away, its access ends or nobody says anything for
+/// [`IDLE_LIMIT`].
 ///
 /// # Errors
 /// The client is gone, or takes nothing.
-pub async fn bridge<S>(client: S, streams: AttachedStreams) -> std::io::Result<()>
+pub async fn bridge<S>(client: S, attached: Attached) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = tokio::io::split(client);
-    let AttachedStreams { input, mut output } = streams;
+    let Attached { streams: AttachedStreams { input, mut output }, ended } = attached;
     let last_byte = Mutex::new(Instant::now());
     let touch = || *last_byte.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
 
@@ -193,10 +225,16 @@ where
             sleep_until(since + IDLE_LIMIT).await;
         }
     };
-    tokio::select! {
-        result = to_client => result?,
+    let access_ended = tokio::select! {
+        result = to_client => result.map(|()| false)?,
         () = to_program => return Ok(()),
         () = idle => return Ok(()),
+        () = ended => true,
+    };
+    if access_ended {
+        // By now the program has been hung up on. A client that takes nothing is not waited for.
+        timeout(LINGER, writer.write_all(ACCESS_ENDED)).await??;
+        timeout(LINGER, writer.shutdown()).await??;
     }
     linger(&mut reader).await;
     Ok(())
@@ -238,8 +276,9 @@ async fn discard_input(reader: &mut (impl AsyncRead + Unpin)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferroku_core::AccountId;
+    use ferroku_core::authorize::Verb;
     use ferroku_core::event::Actor;
+    use ferroku_core::{AccountId, AppId, AuthorizationId};
     use ferroku_runtime::Command;
     use uuid::Uuid;
 
@@ -262,11 +301,14 @@ mod tests {
                 actor,
             }))
         };
-        let other = rendezvous.issue(inside(2));
-        let secrets: Vec<String> = (0..=MAX_WAITING_INSIDE).map(|_| rendezvous.issue(inside(1))).collect();
+        let access = Access::new(AuthorizationId(Uuid::nil()), AppId(Uuid::nil()), Verb::Run);
+        let other = rendezvous.issue(inside(2), access);
+        let secrets: Vec<String> =
+            (0..=MAX_WAITING_INSIDE).map(|_| rendezvous.issue(inside(1), access)).collect();
         assert_eq!(rendezvous.waiting(), MAX_WAITING_INSIDE + 1);
-        assert_eq!(rendezvous.redeem(&secrets[0]), None);
-        assert_eq!(rendezvous.redeem(&other), Some(inside(2)));
-        assert_eq!(rendezvous.redeem(&secrets[MAX_WAITING_INSIDE]), Some(inside(1)));
+        let redeem = |secret: &str| rendezvous.redeem(secret).map(|issued| issued.session);
+        assert_eq!(redeem(&secrets[0]), None);
+        assert_eq!(redeem(&other), Some(inside(2)));
+        assert_eq!(redeem(&secrets[MAX_WAITING_INSIDE]), Some(inside(1)));
     }
 }

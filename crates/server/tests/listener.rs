@@ -4,9 +4,11 @@ use axum::Extension;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use bytes::Bytes;
-use ferroku_core::DynoId;
+use ferroku_core::authorize::Verb;
+use ferroku_core::{AppId, AuthorizationId, DynoId};
+use ferroku_server::access::Access;
 use ferroku_server::listener::{ClientConnection, Endpoint, Limits, serve};
-use ferroku_server::rendezvous::{AttachedStreams, Rendezvous, Session};
+use ferroku_server::rendezvous::{Attached, AttachedStreams, Rendezvous, Session};
 use ferroku_server::tls::{Given, Identity, RENEW_BEFORE_DAYS, ServerNames};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -40,6 +42,8 @@ struct Api {
     address: SocketAddr,
     rendezvous: Rendezvous,
     programs: mpsc::UnboundedReceiver<(Session, Program)>,
+    /// Ends the access of all who are attached.
+    endings: CancellationToken,
     stop: CancellationToken,
     served: JoinHandle<()>,
 }
@@ -75,24 +79,28 @@ async fn start_with(limits: Limits) -> Api {
     let address = listener.local_addr().expect("bound");
     let (sender, programs) = mpsc::unbounded_channel();
     let rendezvous = Rendezvous::new();
+    let endings = CancellationToken::new();
+    let ends = endings.clone();
     let endpoint = Endpoint {
         app: app(),
         tls,
         rendezvous: rendezvous.clone(),
-        attach: Arc::new(move |dyno_id| {
+        attach: Arc::new(move |issued| {
             let (input, program_input) = mpsc::channel(16);
             let (program_output, output) = mpsc::channel(16);
-            let sent = sender.send((dyno_id, Program { input: program_input, output: program_output }));
+            let sent =
+                sender.send((issued.session, Program { input: program_input, output: program_output }));
+            let ended = Box::pin(ends.clone().cancelled_owned());
             Box::pin(async move {
                 sent.map_err(|_| anyhow::anyhow!("no test listens"))?;
-                Ok(AttachedStreams { input, output })
+                Ok(Attached { streams: AttachedStreams { input, output }, ended })
             })
         }),
         limits,
     };
     let stop = CancellationToken::new();
     let served = tokio::spawn(serve(listener, endpoint, stop.clone()));
-    Api { data, address, rendezvous, programs, stop, served }
+    Api { data, address, rendezvous, programs, endings, stop, served }
 }
 
 async fn start() -> Api {
@@ -122,6 +130,11 @@ impl Api {
         } else {
             Box::new(TcpStream::connect(self.address).await.expect("connects"))
         }
+    }
+
+    fn issue(&self, session: Session) -> String {
+        let nobody = Access::new(AuthorizationId(Uuid::nil()), AppId(Uuid::nil()), Verb::Run);
+        self.rendezvous.issue(session, nobody)
     }
 
     async fn curl(&self, arguments: &[&str]) -> String {
@@ -303,7 +316,7 @@ async fn a_rendezvous_greets_alone_and_then_passes_bytes_both_ways() {
     let ways = [(true, "\r\n"), (true, ""), (false, "\r\n"), (false, "")];
     for (number, (tls, line_end)) in (0u128..).zip(ways) {
         let dyno_id = DynoId(Uuid::from_u128(number));
-        let secret = api.rendezvous.issue(Session::OneOff(dyno_id));
+        let secret = api.issue(Session::OneOff(dyno_id));
         let mut client = api.connect(tls).await;
         send(&mut client, format!("{secret}{line_end}").as_bytes()).await;
         let (attached, mut program) = api.program().await;
@@ -331,7 +344,7 @@ async fn a_rendezvous_greets_alone_and_then_passes_bytes_both_ways() {
 #[tokio::test]
 async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
     let mut api = start().await;
-    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
+    let secret = api.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = api.connect(false).await;
     for piece in secret.as_bytes().chunks(9) {
         send(&mut client, piece).await;
@@ -339,7 +352,7 @@ async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
     }
     assert_eq!(read_some(&mut client).await, "rendezvous\r\n");
     let _program = api.program().await;
-    let revoked = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(2))));
+    let revoked = api.issue(Session::OneOff(DynoId(Uuid::from_u128(2))));
     api.rendezvous.revoke(DynoId(Uuid::from_u128(2)));
     for wrong in [secret, revoked, format!("rdv.{}", "0".repeat(64))] {
         let mut client = api.connect(true).await;
@@ -354,7 +367,7 @@ async fn a_secret_in_pieces_is_one_and_a_used_or_unknown_one_is_none() {
 
 /// Attaches, and sends these pieces one after the other.
 async fn session(api: &mut Api, pieces: &[&[u8]]) -> (Box<dyn Bidirectional>, Program) {
-    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
+    let secret = api.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = api.connect(false).await;
     send(&mut client, secret.as_bytes()).await;
     let (_, program) = api.program().await;
@@ -380,9 +393,20 @@ async fn every_byte_passes_as_it_is_and_a_client_that_goes_ends_the_session() {
 }
 
 #[tokio::test]
+async fn whose_access_ends_is_told_and_its_program_is_left() {
+    let mut api = start().await;
+    let (mut client, mut program) = session(&mut api, &[b"x"]).await;
+    assert_eq!(timeout(SOON, program.input.recv()).await.expect("in time"), Some("x".into()));
+    api.endings.cancel();
+    assert_eq!(read_some(&mut client).await, "\r\nYour access to this app has ended.\r\n");
+    assert!(is_closed(&mut client).await);
+    assert_eq!(timeout(SOON, program.input.recv()).await.expect("in time"), None);
+}
+
+#[tokio::test]
 async fn openssl_as_the_client_of_a_rendezvous() {
     let mut api = start().await;
-    let secret = api.rendezvous.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
+    let secret = api.issue(Session::OneOff(DynoId(Uuid::from_u128(1))));
     let mut client = Command::new("openssl")
         .args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost", "-connect"])
         .arg(api.address.to_string())

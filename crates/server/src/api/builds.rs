@@ -1,11 +1,13 @@
 //! `/apps/X/builds`: what was built, its text, and stopping it.
 //!
-//! A build's text is at `/streams/builds/ID`, without credentials, as Heroku's: the id is the secret. While the build
+//! A build's text is at `/streams/builds/TOKEN`, without credentials, as Heroku's; see [`super::streams`]. While the build
 //! runs, the answer goes on until it ends.
 
+use crate::api::conventions::RequestContext;
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, delete, get};
+use crate::api::streams::{self, BUILDS, StreamLinks};
 use crate::auth::{PushApp, ViewApp};
 use crate::builds::output::Progress;
 use crate::error::ApiError;
@@ -41,15 +43,16 @@ pub fn routes() -> Routes {
         .route("/apps/{app}/builds", get(list).post(create))
         .route("/apps/{app}/builds/{build}", get(show).delete(cancel))
         .route("/apps/{app}/build-cache", delete(purge_cache))
-        .route("/streams/builds/{build}", get(stream))
+        .route("/streams/builds/{token}", get(stream))
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
     range: ListRange,
 ) -> Result<Response, ApiError> {
+    let links = StreamLinks::new(&node, links, BUILDS, &app, &user);
     let stored = builds::list(&node.store, app.id).await?;
     let emails = accounts::emails(&node.store).await?;
     let shown = stored.iter().map(|build| present(build, &app.name, &emails, &links)).collect();
@@ -58,10 +61,11 @@ async fn list(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
     Path((_, build)): Path<(String, String)>,
 ) -> Result<Json<Build>, ApiError> {
+    let links = StreamLinks::new(&node, links, BUILDS, &app, &user);
     let missing = || ApiError::not_found("build");
     let id: BuildId = build.parse().map_err(|_| missing())?;
     let stored = builds::find(&node.store, app.id, id).await?.ok_or_else(missing)?;
@@ -84,6 +88,7 @@ async fn cancel(
     links: Links,
     Path((_, build)): Path<(String, String)>,
 ) -> Result<Json<Build>, ApiError> {
+    let links = StreamLinks::new(&node, links, BUILDS, &app, &user);
     let missing = || ApiError::not_found("build");
     let id: BuildId = build.parse().map_err(|_| missing())?;
     let stored = builds::find(&node.store, app.id, id).await?.ok_or_else(missing)?;
@@ -107,12 +112,18 @@ async fn purge_cache(
     Ok(Json(ferroku_api::reference::Id { id: app.id.0 }))
 }
 
-async fn stream(State(node): State<Arc<Node>>, Path(build): Path<String>) -> Result<Response, ApiError> {
+async fn stream(
+    State(node): State<Arc<Node>>,
+    Path(token): Path<String>,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
     let missing = || ApiError::not_found("build");
-    let id: BuildId = build.parse().map_err(|_| missing())?;
+    let (app_id, id, held) = streams::open(&node, BUILDS, &token, &context).await?;
+    let id = builds::find(&node.store, app_id, BuildId(id)).await?.ok_or_else(missing)?.id;
     let progress = node.builds.output(id).map(|output| output.watch());
     let file = tokio::fs::File::open(node.builds.output_path(id)).await.map_err(|_| missing())?;
-    let mut response = HttpBody::from_stream(follow(file, progress)).into_response();
+    let body = held.limit(node, HttpBody::from_stream(follow(file, progress)));
+    let mut response = body.into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
@@ -146,14 +157,14 @@ fn present(
     build: &Stored,
     app_name: &str,
     emails: &BTreeMap<ferroku_core::AccountId, String>,
-    links: &Links,
+    links: &StreamLinks<'_>,
 ) -> Build {
     let email = emails.get(&build.account_id).map_or("", String::as_str);
     let source = SourceBlob {
         checksum: None,
-        url: links.git_url(app_name),
+        url: links.links.git_url(app_name),
         version: build.source_version.clone(),
         version_description: None,
     };
-    Build::new(build, email, links.stream_url("builds", build.id), source)
+    Build::new(build, email, links.url(build.id.0), source)
 }

@@ -3,6 +3,7 @@
 //! Restart and stop write down what is wanted; the dyno manager does it. A dyno is named by its label
 //! (`web.1`), its id, or its process type (`web`: all of them).
 
+use crate::access::Access;
 use crate::api::body::{Body, flag};
 use crate::api::formations::no_process_type;
 use crate::api::links::Links;
@@ -19,6 +20,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use ferroku_api::dyno::Dyno;
 use ferroku_core::app::App;
+use ferroku_core::authorize::Verb;
 use ferroku_core::config_var::MAX_CONFIG_BYTES;
 use ferroku_core::dyno::{Dyno as Stored, DynoKind, DynoState};
 use ferroku_core::event::Actor;
@@ -122,7 +124,8 @@ async fn create(
     })?;
     node.events.poke();
     let attach_url = attach.then(|| {
-        let secret = node.rendezvous.issue(Session::OneOff(stored.id));
+        let access = Access::new(user.authorization.id, app.id, Verb::Run);
+        let secret = node.rendezvous.issue(Session::OneOff(stored.id), access);
         format!("rendezvous://{}/{secret}", links.authority())
     });
     Ok((StatusCode::CREATED, Json(Dyno::new(&stored, &app, attach_url))))
@@ -147,7 +150,8 @@ async fn run_inside(
         environment,
         actor: user.actor,
     };
-    let secret = node.rendezvous.issue(Session::Inside(Box::new(request)));
+    let access = Access::new(user.authorization.id, app.id, Verb::Run);
+    let secret = node.rendezvous.issue(Session::Inside(Box::new(request)), access);
     let attach_url = format!("rendezvous://{}/{secret}", links.authority());
     Ok((StatusCode::CREATED, Json(Dyno::new(&stored, &app, Some(attach_url)))))
 }

@@ -5,6 +5,7 @@
 //!
 //! Source: the CLI's `lib/ps-exec/exec.js`.
 
+use crate::access::Access;
 use crate::api::body::Body;
 use crate::api::dynos::{find_awake, shown};
 use crate::api::routes::{Routes, get, put};
@@ -95,12 +96,13 @@ async fn register(
         .map_err(|error| ApiError::invalid_params(format!("Invalid value for client_key: {error}.")))?;
     let proxy_public_key =
         node.ssh.public_key().map_err(|error| ApiError::internal(anyhow::anyhow!(error)))?;
+    let access = Access::by_ssh(user.authorization.id, app.id);
     let address = stored.address.as_deref().and_then(|address| address.split(':').next());
     Ok(Json(Reservation {
         tunnel_host: tunnel_host(&node, &app),
         dyno_ip: address.unwrap_or("127.0.0.1").to_owned(),
         proxy_public_key,
-        client_user: node.ssh.keys.register(key, stored.id, app.id, user.authorization.id, user.actor),
+        client_user: node.ssh.keys.register(key, stored.id, access, user.actor),
     }))
 }
 

@@ -21,11 +21,6 @@ impl Links {
         format!("https://{}/{app_name}.git", self.authority)
     }
 
-    /// Where a stream of text is read, without a key: the id is the secret. `noun`: `builds`, `releases`.
-    pub fn stream_url(&self, noun: &str, id: impl Display) -> String {
-        self.url(format_args!("/streams/{noun}/{id}"))
-    }
-
     /// A path of this node. By TLS for who came so from elsewhere, where nothing else is answered; plain for the machine
     /// itself, whose clients may not know the node's CA.
     pub fn url(&self, path: impl Display) -> String {
@@ -70,7 +65,7 @@ mod tests {
             let request = Request::get("/").header(HOST, "node.example:5080").extension(client);
             let (mut parts, ()) = request.body(()).expect("a request").into_parts();
             let Ok(links) = Links::from_request_parts(&mut parts, &()).await;
-            assert_eq!(links.stream_url("builds", 7), url, "{remote}");
+            assert_eq!(links.url("/streams/builds/7"), url, "{remote}");
         }
     }
 }

@@ -11,14 +11,15 @@
 //! Source: devcenter "Platform API Reference, Log Session"; reference of the CLI's log streaming.
 
 use super::body::Body;
+use super::conventions::RequestContext;
 use super::links::Links;
+use crate::access::Access;
 use crate::api::routes::{Routes, get, post};
-use crate::auth::{self, ViewApp};
+use crate::auth::ViewApp;
 use crate::error::ApiError;
 use crate::listener::ClientConnection;
 use crate::log_stream::{self, Wanted};
 use crate::node::{Node, now_ms};
-use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
@@ -28,11 +29,9 @@ use ferroku_core::authorize::Verb;
 use ferroku_core::{AppId, AuthorizationId, Millis};
 use ferroku_logplex::{Filter, HISTORY_LINES};
 use ferroku_store::MasterKey;
-use futures::StreamExt;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Lines that a session begins with when it does not say; what the CLI asks for.
@@ -43,9 +42,6 @@ pub const OPEN_FOR_MS: Millis = 5 * 60 * 1_000;
 
 /// How long a reader that was cut off may come back, in milliseconds: as long as somebody may leave a tail running.
 pub const REOPEN_FOR_MS: Millis = 24 * 3_600 * 1_000;
-
-/// How often a tail's access is looked at when nothing is known to have changed: an expiry is no event.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Longest `source` or `dyno` in bytes: it goes into the URL.
 const MAX_NAME_BYTES: usize = 100;
@@ -81,29 +77,14 @@ async fn create(
 async fn read(
     State(node): State<Arc<Node>>,
     Path(token): Path<String>,
+    context: RequestContext,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let comes_back = log_stream::last_event_id(&headers).is_some();
     let session = Session::unseal(node.store.key(), &token, comes_back, now_ms())?;
-    session.check_access(&node).await?;
-    let response = log_stream::open(&node.logplex, session.clone().wanted(), &headers).await?;
-    let ends = access_ends(node, session);
-    Ok(response.map(|body| HttpBody::from_stream(body.into_data_stream().take_until(Box::pin(ends)))))
-}
-
-/// Returns once the session's access has ended.
-async fn access_ends(node: Arc<Node>, session: Session) {
-    let mut changes = node.events.access_changes();
-    loop {
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
-        // A store that is away takes nobody's access.
-        if session.check_access(&node).await.is_err_and(|error| error.status.is_client_error()) {
-            return;
-        }
-    }
+    let held = session.access().read(&node, &context).await?;
+    let response = log_stream::open(&node.logplex, session.wanted(), &headers).await?;
+    Ok(response.map(|body| held.limit(node, body)))
 }
 
 /// What a token holds. The names are short because it becomes a URL.
@@ -178,16 +159,8 @@ impl Session {
         Ok(session)
     }
 
-    /// Whether whoever asked for the session may still read it.
-    ///
-    /// # Errors
-    /// 403 or 404: not any more.
-    async fn check_access(&self, node: &Node) -> Result<(), ApiError> {
-        let ended = || ApiError::forbidden("The access that this log session was created with has ended.");
-        let found = auth::by_authorization(node, self.authorization_id).await?;
-        let (account, authorization) = found.ok_or_else(ended)?;
-        let principal = auth::principal(&account, &authorization);
-        auth::find_app(node, principal, &self.app_id.to_string(), Verb::View).await.map(|_| ())
+    fn access(&self) -> Access {
+        Access::new(self.authorization_id, self.app_id, Verb::View)
     }
 
     fn wanted(self) -> Wanted {

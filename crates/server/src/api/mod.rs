@@ -39,6 +39,7 @@ pub mod routes;
 pub mod slugs;
 pub mod sni_endpoints;
 pub mod stacks;
+pub mod streams;
 pub mod team_apps;
 pub mod team_members;
 pub mod teams;

@@ -1,12 +1,14 @@
 //! `/apps/X/releases`: the ledger, going back in it, and releasing a slug anew.
 //!
-//! What a release's command prints is at `/streams/releases/ID`, without credentials, as Heroku's: the id is the secret.
+//! What a release's command prints is at `/streams/releases/TOKEN`, without credentials, as Heroku's; see [`super::streams`].
 //! While the command runs, the answer goes on until it ends.
 
 use crate::api::body::Body;
+use crate::api::conventions::RequestContext;
 use crate::api::links::Links;
 use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, get};
+use crate::api::streams::{self, RELEASES, StreamLinks};
 use crate::auth::{ReadConfigApp, ReleaseApp, ViewApp};
 use crate::crash_point;
 use crate::error::ApiError;
@@ -42,7 +44,7 @@ pub fn routes() -> Routes {
         .route("/apps/{app}/releases", get(list).post(create))
         .route("/apps/{app}/releases/{release}", get(show))
         .route("/apps/{app}/releases/{release}/config-vars", get(config_vars))
-        .route("/streams/releases/{release}", get(output))
+        .route("/streams/releases/{token}", get(output))
 }
 
 /// Which release to go back to: an id, `vN` or `N`, as text or as a number.
@@ -63,33 +65,29 @@ struct Create {
 
 async fn list(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
     range: ListRange,
 ) -> Result<Response, ApiError> {
+    let links = StreamLinks::new(&node, links, RELEASES, &app, &user);
     let stored = releases::list(&node.store, app.id).await?;
     let current = releases::current(&node.store, app.id).await?;
     let emails = accounts::emails(&node.store).await?;
     let email = |release: &Stored| emails.get(&release.account_id).map_or("", String::as_str);
     let present = |release: &Stored| {
-        Release::new(
-            release,
-            &app,
-            email(release),
-            current.as_ref(),
-            links.stream_url("releases", release.id),
-        )
+        Release::new(release, &app, email(release), current.as_ref(), links.url(release.id.0))
     };
     Ok(range.answer(stored.iter().map(present).collect(), &SORT_FIELDS))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    ViewApp { app, .. }: ViewApp,
+    ViewApp { app, user }: ViewApp,
     links: Links,
     Path((_, release)): Path<(String, String)>,
 ) -> Result<Json<Release>, ApiError> {
     let stored = find(&node, &app, &release).await?;
+    let links = StreamLinks::new(&node, links, RELEASES, &app, &user);
     Ok(Json(present(&node, &app, &links, &stored).await?))
 }
 
@@ -119,6 +117,7 @@ async fn create(
     };
     node.events.poke();
     node.dynos.poke(app.id);
+    let links = StreamLinks::new(&node, links, RELEASES, &app, &user);
     Ok((StatusCode::CREATED, Json(present(&node, &app, &links, &stored).await?)))
 }
 
@@ -152,16 +151,20 @@ async fn release_slug(
     Ok(releases::release_slug(&node.store, app.id, slug_id, &description, actor, now_ms()).await?)
 }
 
-async fn output(State(node): State<Arc<Node>>, Path(release): Path<String>) -> Result<Response, ApiError> {
+async fn output(
+    State(node): State<Arc<Node>>,
+    Path(token): Path<String>,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
     let missing = || ApiError::not_found("release");
-    let id: ReleaseId = release.parse().map_err(|_| missing())?;
-    let stored = releases::by_id(&node.store, id).await?.ok_or_else(missing)?;
+    let (_, id, held) = streams::open(&node, RELEASES, &token, &context).await?;
+    let stored = releases::by_id(&node.store, ReleaseId(id)).await?.ok_or_else(missing)?;
     let output = ReleaseOutput::open(&node.store, &node.logplex, stored).await?.ok_or_else(missing)?;
     let lines = futures::stream::unfold(output, |mut output| async move {
         // A reader whose answer breaks off is told so by the missing end.
         output.next().await.transpose().map(|lines| (lines, output))
     });
-    let mut response = HttpBody::from_stream(lines).into_response();
+    let mut response = held.limit(node, HttpBody::from_stream(lines)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
@@ -170,9 +173,14 @@ async fn find(node: &Node, app: &App, id_or_version: &str) -> Result<Stored, Api
     releases::find(&node.store, app.id, id_or_version).await?.ok_or_else(|| ApiError::not_found("release"))
 }
 
-async fn present(node: &Node, app: &App, links: &Links, release: &Stored) -> Result<Release, ApiError> {
+async fn present(
+    node: &Node,
+    app: &App,
+    links: &StreamLinks<'_>,
+    release: &Stored,
+) -> Result<Release, ApiError> {
     let current = releases::current(&node.store, app.id).await?;
     let emails = accounts::emails(&node.store).await?;
     let email = emails.get(&release.account_id).map_or("", String::as_str);
-    Ok(Release::new(release, app, email, current.as_ref(), links.stream_url("releases", release.id)))
+    Ok(Release::new(release, app, email, current.as_ref(), links.url(release.id.0)))
 }

@@ -1,5 +1,6 @@
 //! Every endpoint over a real socket, by the typed client and by hand.
 
+mod access;
 mod audit;
 mod authorization;
 mod bodies;

@@ -392,12 +392,6 @@ impl Builds {
 }
 
 #[cfg(test)]
-impl Default for Builds {
-    /// A service for tests in which nothing is built.
-    fn default() -> Self {
-        Self::new(Path::new("/nonexistent"))
-    }
-}
 
 impl std::fmt::Debug for Builds {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -193,9 +193,12 @@ async fn pushes_become_slugs_and_releases_or_nothing() {
     let rows = builds::list(&host.node.store, host.app_id).await.expect("read");
     let kept = std::fs::read_to_string(host.node.builds.output_path(rows[0].id)).expect("kept");
     assert!(kept.contains("Building source:") && kept.contains("Released v3"), "{kept}");
-    assert_eq!(host.send("GET", &format!("/streams/builds/{}", rows[0].id), "").await, (200, kept));
     let (status, text) = host.send("GET", &format!("/apps/shop/builds/{}", rows[0].id), "").await;
     assert!(status == 200 && text.contains(r#""status":"succeeded""#), "{text}");
+    let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let address = shown["output_stream_url"].as_str().expect("an address");
+    let path = &address[address.find("/streams/").expect("of a stream")..];
+    assert_eq!(host.send("GET", path, "").await, (200, kept));
     let (status, text) = host.send("GET", &format!("/apps/shop/slugs/{}", slug.id), "").await;
     assert!(status == 200 && text.contains(&slug.digest), "{text}");
     host.wait_until_clean().await;

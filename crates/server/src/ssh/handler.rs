@@ -3,17 +3,14 @@
 use super::channel;
 use super::door::Door;
 use super::keys::Registered;
-use crate::api::exec::is_enabled;
-use crate::auth::{by_authorization, find_app, principal};
-use crate::error::ApiError;
+use crate::access::Held;
 use crate::node::Node;
-use ferroku_core::authorize::Verb;
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Channels of a connection at once, as OpenSSH has it (`MaxSessions`).
@@ -24,8 +21,8 @@ pub struct Guest {
     node: Arc<Node>,
     address: SocketAddr,
     door: Arc<Door>,
-    /// Told once the client has shown a registered key.
-    authenticated: CancellationToken,
+    /// Told once the client has shown a registered key, by what access.
+    authenticated: Option<oneshot::Sender<Held>>,
     access: Option<Access>,
     channels: Arc<Semaphore>,
     /// Tells the channels that the connection has ended: what they wait for may never come.
@@ -45,32 +42,20 @@ impl Guest {
         node: Arc<Node>,
         address: SocketAddr,
         door: Arc<Door>,
-        authenticated: CancellationToken,
+        authenticated: oneshot::Sender<Held>,
     ) -> Self {
         let channels = Arc::new(Semaphore::new(MAX_CHANNELS));
         let gone = CancellationToken::new();
         let guard = gone.clone().drop_guard();
+        let authenticated = Some(authenticated);
         Self { node, address, door, authenticated, access: None, channels, gone, _gone: guard }
     }
 
-    /// Whether the key is registered under this name. `used`: the client has signed with it.
-    async fn registered(&self, user: &str, key: &PublicKey, used: bool) -> Option<Arc<Registered>> {
+    /// What the key opens under this name, and by what access, if that is still there. `used`: the client has signed with it.
+    async fn registered(&self, user: &str, key: &PublicKey, used: bool) -> Option<(Arc<Registered>, Held)> {
         let registered = self.node.ssh.keys.find(user, key, used)?;
-        self.still_may(&registered).await.then_some(registered)
-    }
-
-    /// Whether whoever registered the key may still do what it is for: token, role, app and feature may have gone since.
-    async fn still_may(&self, registered: &Registered) -> bool {
-        let looked = async {
-            let found = by_authorization(&self.node, registered.authorization_id).await?;
-            let Some((account, authorization)) = found else { return Ok(false) };
-            let who = principal(&account, &authorization);
-            // By its id: names move from app to app.
-            let app = find_app(&self.node, who, &registered.app_id.to_string(), Verb::Run).await?;
-            is_enabled(&self.node, &app).await
-        };
-        let looked: Result<bool, ApiError> = looked.await;
-        looked.unwrap_or(false)
+        let held = registered.access.hold(&self.node).await.ok()?;
+        Some((registered, held))
     }
 
     /// A new channel, when the client may have one more.
@@ -79,9 +64,8 @@ impl Guest {
         reply: ChannelOpenHandle,
     ) -> Option<(Arc<Registered>, OwnedSemaphorePermit, ChannelOpenHandle)> {
         let Some(Access { registered, .. }) = &self.access else { return None };
-        if !self.still_may(registered).await {
-            return None;
-        }
+        // The connection ends with the access, but soon after; a new channel waits for nothing.
+        registered.access.check(&self.node).await.ok()?;
         match self.channels.clone().try_acquire_owned() {
             Ok(place) => Some((registered.clone(), place, reply)),
             Err(_) => {
@@ -107,15 +91,18 @@ impl Handler for Guest {
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        let Some(registered) = self.registered(user, key.public_key, true).await else {
+        let Some((registered, held)) = self.registered(user, key.public_key, true).await else {
             return Ok(Auth::reject());
         };
         let places = (registered.connections.clone().try_acquire_owned(), self.door.enter());
         let (Ok(of_key), Some(of_node)) = places else { return Ok(Auth::reject()) };
-        tracing::info!(address = %self.address, email = registered.actor.email, app_id = %registered.app_id,
+        tracing::info!(address = %self.address, email = registered.actor.email, app_id = %registered.access.app_id,
             dyno_id = %registered.dyno_id, "an SSH client has come");
         self.access = Some(Access { registered, _places: [of_key, of_node] });
-        self.authenticated.cancel();
+        if let Some(authenticated) = self.authenticated.take() {
+            // Nobody waits for it in a connection that is being closed.
+            let _ = authenticated.send(held);
+        }
         Ok(Auth::Accept)
     }
 

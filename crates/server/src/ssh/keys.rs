@@ -3,9 +3,10 @@
 //! In: `PUT /api/v2/DYNO`. Out: what an SSH client with that key may do. In memory only: the client of a restarted control
 //! registers again.
 
+use crate::access::Access;
 use crate::auth::random_letters;
+use ferroku_core::DynoId;
 use ferroku_core::event::Actor;
-use ferroku_core::{AppId, AuthorizationId, DynoId};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::public::KeyData;
 use std::collections::HashMap;
@@ -35,8 +36,8 @@ const USER_LETTERS: usize = 32;
 pub struct Registered {
     key: PublicKey,
     pub dyno_id: DynoId,
-    pub app_id: AppId,
-    pub authorization_id: AuthorizationId,
+    /// What it was registered by.
+    pub access: Access,
     /// The account, and where the key came from.
     pub actor: Actor,
     /// Taken by each connection.
@@ -57,21 +58,13 @@ struct Entry {
 
 impl ClientKeys {
     /// Takes a key for this dyno; the user name that goes with it.
-    pub fn register(
-        &self,
-        key: PublicKey,
-        dyno_id: DynoId,
-        app_id: AppId,
-        authorization_id: AuthorizationId,
-        actor: Actor,
-    ) -> String {
+    pub fn register(&self, key: PublicKey, dyno_id: DynoId, access: Access, actor: Actor) -> String {
         let now = Instant::now();
         let name = random_letters(USER_LETTERS);
         let registered = Registered {
             key,
             dyno_id,
-            app_id,
-            authorization_id,
+            access,
             actor,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             forward_told: AtomicBool::new(false),
@@ -135,7 +128,7 @@ pub fn parse_client_key(text: &str) -> Result<PublicKey, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferroku_core::AccountId;
+    use ferroku_core::{AccountId, AppId, AuthorizationId};
     use uuid::Uuid;
 
     fn key(number: char) -> PublicKey {
@@ -150,8 +143,8 @@ mod tests {
             remote_address: None,
             request_id: None,
         };
-        let authorization_id = AuthorizationId(Uuid::nil());
-        keys.register(key, DynoId(Uuid::from_u128(dyno)), AppId(Uuid::nil()), authorization_id, actor)
+        let access = Access::by_ssh(AuthorizationId(Uuid::nil()), AppId(Uuid::nil()));
+        keys.register(key, DynoId(Uuid::from_u128(dyno)), access, actor)
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! CLI knows port 80 only. Out: commands inside dynos ([`crate::dynos`]). The protocol itself is russh's (RFC 4251 to 4254).
 //!
 //! Invariants: nothing but a registered public key opens anything, and it opens the dyno that it was registered for
-//! alone; no byte of a client is a path or a command on this side, only inside the dyno.
+//! alone, for as long as the access is there that it was registered by; no byte of a client is a path or a command on this side, only inside the dyno.
 
 mod channel;
 pub mod door;
@@ -20,6 +20,7 @@ mod keys;
 
 pub use keys::{ClientKeys, parse_client_key};
 
+use crate::access::Held;
 use crate::node::Node;
 use anyhow::Context;
 use door::{Door, Knock};
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -203,10 +205,10 @@ async fn serve_one(
     let handle = stream.try_clone()?;
     let close = move || handle.shutdown(std::net::Shutdown::Both);
     let stream = UnixStream::from_std(stream)?;
-    let authenticated = CancellationToken::new();
-    let guest = Guest::new(node.clone(), address, door.clone(), authenticated.clone());
+    let (tell, authenticated) = oneshot::channel();
+    let guest = Guest::new(node.clone(), address, door.clone(), tell);
     let session = async { anyhow::Ok(russh::server::run_stream(config, stream, guest).await?.await?) };
-    let limits = limits(begun + AUTHENTICATION_LIMIT, &authenticated, knock, stop);
+    let limits = limits(node.clone(), begun + AUTHENTICATION_LIMIT, authenticated, knock, stop);
     tokio::pin!(session);
     tokio::select! {
         result = &mut session => return result,
@@ -218,16 +220,20 @@ async fn serve_one(
 
 /// Returns when the session must end.
 async fn limits(
+    node: Arc<Node>,
     deadline: tokio::time::Instant,
-    authenticated: &CancellationToken,
+    authenticated: oneshot::Receiver<Held>,
     knock: Knock,
     stop: &CancellationToken,
 ) {
-    tokio::select! {
-        () = authenticated.cancelled() => drop(knock),
+    let held = tokio::select! {
+        held = authenticated => held,
         () = tokio::time::sleep_until(deadline) => return,
-    }
-    stop.cancelled().await;
+    };
+    drop(knock);
+    // A guest that is gone has ended the session.
+    let Ok(held) = held else { return };
+    stop.run_until_cancelled(held.ended(node)).await;
 }
 
 /// Reads the line that the router puts in front, byte by byte: what follows it is the client's.
