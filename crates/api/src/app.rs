@@ -75,7 +75,7 @@ impl App {
             name: app.name.clone(),
             organization: team.clone(),
             owner,
-            process_tier: "basic".to_owned(),
+            process_tier: if app.eco { "eco" } else { "basic" }.to_owned(),
             region: region::reference(&app.region),
             released_at: app.released_at.map(Timestamp),
             repo_size: Some(app.repo_size_bytes),

@@ -138,6 +138,7 @@ mod tests {
             region: String::new(),
             maintenance: false,
             acm: true,
+            eco: false,
             uid_base: 0,
             buildpack_provided_description: None,
             repo_size_bytes: 0,

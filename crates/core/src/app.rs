@@ -30,6 +30,8 @@ pub struct App {
     pub maintenance: bool,
     /// Automatic certificate management is on.
     pub acm: bool,
+    /// One of its process types is of size eco.
+    pub eco: bool,
     /// First of the 65,536 uids on the host that this app's dynos run under; a multiple of 65,536.
     pub uid_base: u32,
     pub buildpack_provided_description: Option<String>,

@@ -21,6 +21,7 @@ pub mod config_var;
 pub mod domain;
 pub mod dyno;
 pub mod dyno_size;
+pub mod eco_hours;
 pub mod event;
 pub mod formation;
 pub mod ids;

@@ -43,6 +43,8 @@ pub fn admit(app: &App) -> Admission {
         Admission::Refused(Failure::BlankApp)
     } else if !app.targets.is_empty() {
         Admission::Passed
+    } else if route.out_of_hours && route.web_quantity > 0 {
+        Admission::Refused(Failure::OutOfHours)
     } else if route.asleep {
         Admission::Held(Hold::Sleep)
     } else if route.web_quantity == 0 {

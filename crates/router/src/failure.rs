@@ -30,6 +30,7 @@ pub enum Failure {
     CertificateMismatch,
     Maintenance,
     BlankApp,
+    OutOfHours,
     Platform,
 }
 
@@ -100,6 +101,7 @@ impl Failure {
             Self::CertificateMismatch => Words { status: 421, ..error("H32", "TLS Certificate Mismatch") },
             Self::Maintenance => Words { level: "info", ..error("H80", "Maintenance mode") },
             Self::BlankApp => Words { level: "info", status: 502, ..error("H81", "Blank app") },
+            Self::OutOfHours => Words { level: "info", ..error("H82", "You've used up your dyno hour pool") },
             Self::Platform => error("H99", "Platform error"),
         }
     }

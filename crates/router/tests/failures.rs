@@ -49,6 +49,14 @@ fn what_the_apps_state_says_is_answered_at_once() {
             503,
             "Offline for maintenance",
         ),
+        (
+            RouteApp { out_of_hours: true, asleep: true, ..down.clone() },
+            "H82",
+            "You've used up your dyno hour pool",
+            "info",
+            503,
+            "Application error",
+        ),
         (RouteApp { blank: true, ..down }, "H81", "Blank app", "info", 502, "Nothing here yet"),
     ];
     for (app, code, description, level, status, title) in cases {

@@ -203,9 +203,16 @@ pub struct DynoArgs {
     /// what is not there
     #[arg(long, value_name = "FACTOR", env = "FERROKU_MEMORY_OVERCOMMIT", default_value_t = MEMORY_OVERCOMMIT, value_parser = factor)]
     pub memory_overcommit: f64,
+    /// How many hours a month the eco dynos of each account may be awake, all together: 1000 is what Heroku gives. Without it
+    /// they are not counted against anything
+    #[arg(long, value_name = "HOURS", env = "FERROKU_ECO_HOURS", value_parser = clap::value_parser!(u32).range(1..=MOST_ECO_HOURS))]
+    pub eco_hours: Option<u32>,
     #[command(flatten)]
     pub sleep: SleepArgs,
 }
+
+/// Most eco hours a month: as good as without end.
+const MOST_ECO_HOURS: i64 = 1_000_000;
 
 /// A dyno of 512 MB idles in some 40 MB at least: with more of them than this lets in, a machine cannot even idle. What
 /// a machine bears under load is for its admin to say.
@@ -263,6 +270,7 @@ impl From<DynoArgs> for DynoSettings {
             memory_bytes: memory.map(|bytes| (bytes as f64 * args.memory_overcommit) as u64),
             oci_runtime: args.oci_runtime,
             sleep: args.sleep.into(),
+            eco_hours: args.eco_hours,
         }
     }
 }
@@ -453,6 +461,8 @@ mod tests {
             &["--cycle-dynos-after", "soon"],
             &["--keep-releases", "0"],
             &["--keep-slugs-for", "a month"],
+            &["--eco-hours", "0"],
+            &["--eco-hours", "many"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

@@ -9,7 +9,7 @@ const APP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/apps/sleeper");
 const IDLE_AFTER: &str = "--idle-after=3s";
 
 fn start() -> TestNode {
-    let arguments = vec![IDLE_AFTER.to_owned()];
+    let arguments = vec![IDLE_AFTER.to_owned(), "--eco-hours=1000".to_owned()];
     let node = TestNode::start_with(NodeOptions { arguments, ..NodeOptions::default() });
     assert_eq!(node.call("POST", "/apps", r#"{"name":"sleeper"}"#).0, 201);
     node.run(&format!(
@@ -72,6 +72,8 @@ fn an_idle_app_is_frozen_then_stopped_and_each_request_wakes_it() {
     let asleep = dynos(&node);
     let ps = node.run("heroku ps -a sleeper").succeeded().text;
     assert!(ps.contains("web.1: idle ") && ps.contains("worker.1: idle "), "{ps}");
+    assert!(ps.contains("Eco dyno hours quota remaining this month: 999h 5"), "{ps}");
+    assert!(ps.contains("Eco dyno usage for this app: 0h "), "{ps}");
     let begun = Instant::now();
     assert_eq!(ask(&node, "/"), master, "the processes that were frozen");
     println!("answered from frozen after {:?}, curl's start included", begun.elapsed());

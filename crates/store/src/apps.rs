@@ -10,8 +10,8 @@ use crate::node_settings::{APP_COUNT, take_number};
 use crate::releases::{ConfigChange, NewRelease, SlugChange};
 use crate::row::{Columns, failed, failed_or_taken};
 use crate::{
-    Connection, Result, Store, StoreError, app_transfers, collaborators, events, jobs, limits, releases,
-    write,
+    Connection, Result, Store, StoreError, app_transfers, collaborators, eco_hours, events, jobs, limits,
+    releases, write,
 };
 use ferroku_core::app::App;
 use ferroku_core::collaborator::Permission;
@@ -25,6 +25,27 @@ use uuid::Uuid;
 
 /// Kind of the job that finishes an app's destruction.
 pub const DESTROY_JOB: &str = "app.destroy";
+
+/// What is read of an app beside its row: how many of its process types are of size eco.
+macro_rules! columns {
+    () => {
+        "*, (SELECT COUNT(*) FROM formation WHERE formation.app_id = app.id AND formation.size = 'eco') AS eco_types"
+    };
+}
+
+/// A `SELECT` of whole apps, as one static text.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!("SELECT ", columns!(), " FROM app ", $rest)
+    };
+}
+
+/// An `UPDATE` that gives whole apps.
+macro_rules! returning {
+    ($update:literal) => {
+        concat!($update, " RETURNING ", columns!())
+    };
+}
 
 /// An app to be made; its owner is the actor.
 #[derive(Debug)]
@@ -102,6 +123,7 @@ pub async fn create_in(
             region: new.region.to_owned(),
             maintenance: false,
             acm: false,
+            eco: false,
             uid_base: uid_base(number)?,
             buildpack_provided_description: None,
             repo_size_bytes: 0,
@@ -138,8 +160,8 @@ pub async fn create_in(
 pub async fn find(store: &Store, id_or_name: &str) -> Result<Option<App>> {
     // No name has an id's form: names are shorter.
     let query = match id_or_name.parse::<AppId>() {
-        Ok(_) => sqlx::query("SELECT * FROM app WHERE id = $1"),
-        Err(_) => sqlx::query("SELECT * FROM app WHERE name = $1"),
+        Ok(_) => sqlx::query(select!("WHERE id = $1")),
+        Err(_) => sqlx::query(select!("WHERE name = $1")),
     };
     let row = query.bind(id_or_name).fetch_optional(store.reader()).await.map_err(failed("find an app"))?;
     row.as_ref().map(app).transpose()
@@ -158,10 +180,8 @@ pub async fn by_id(store: &Store, id: AppId) -> Result<Option<App>> {
 /// # Errors
 /// The database failed.
 pub async fn list(store: &Store) -> Result<Vec<App>> {
-    let rows = sqlx::query("SELECT * FROM app ORDER BY name")
-        .fetch_all(store.reader())
-        .await
-        .map_err(failed("list apps"))?;
+    let rows =
+        sqlx::query(select!("ORDER BY name")).fetch_all(store.reader()).await.map_err(failed("list apps"))?;
     rows.iter().map(app).collect()
 }
 
@@ -170,12 +190,12 @@ pub async fn list(store: &Store) -> Result<Vec<App>> {
 /// # Errors
 /// The database failed.
 pub async fn list_for_account(store: &Store, account_id: AccountId) -> Result<Vec<App>> {
-    let rows = sqlx::query(
-        "SELECT * FROM app WHERE (owner_id = $1 AND team_id IS NULL) \
+    let rows = sqlx::query(select!(
+        "WHERE (owner_id = $1 AND team_id IS NULL) \
          OR id IN (SELECT app_id FROM collaborator WHERE account_id = $1) \
          OR team_id IN (SELECT team_id FROM team_member WHERE account_id = $1 AND role <> 'collaborator') \
-         ORDER BY name",
-    )
+         ORDER BY name"
+    ))
     .bind(account_id.to_string())
     .fetch_all(store.reader())
     .await
@@ -188,7 +208,7 @@ pub async fn list_for_account(store: &Store, account_id: AccountId) -> Result<Ve
 /// # Errors
 /// The database failed.
 pub async fn list_of_team(store: &Store, team_id: TeamId) -> Result<Vec<App>> {
-    let rows = sqlx::query("SELECT * FROM app WHERE team_id = $1 ORDER BY name")
+    let rows = sqlx::query(select!("WHERE team_id = $1 ORDER BY name"))
         .bind(team_id.to_string())
         .fetch_all(store.reader())
         .await
@@ -203,8 +223,8 @@ pub async fn list_of_team(store: &Store, team_id: TeamId) -> Result<Vec<App>> {
 pub async fn update(store: &Store, id: AppId, change: &AppChange, actor: &Actor, now: Millis) -> Result<App> {
     write!(store, tx => {
         let row = sqlx::query(
-            "UPDATE app SET name = COALESCE($1, name), maintenance = COALESCE($2, maintenance), \
-             build_stack = COALESCE($3, build_stack), updated_at = $4 WHERE id = $5 RETURNING *",
+            returning!("UPDATE app SET name = COALESCE($1, name), maintenance = COALESCE($2, maintenance), \
+             build_stack = COALESCE($3, build_stack), updated_at = $4 WHERE id = $5"),
         )
         .bind(change.name.clone())
         .bind(change.maintenance.map(i64::from))
@@ -228,7 +248,7 @@ pub async fn update(store: &Store, id: AppId, change: &AppChange, actor: &Actor,
 /// [`StoreError::NotFound`].
 pub async fn set_locked(store: &Store, id: AppId, locked: bool, actor: &Actor, now: Millis) -> Result<App> {
     write!(store, tx => {
-        let row = sqlx::query("UPDATE app SET locked = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+        let row = sqlx::query(returning!("UPDATE app SET locked = $1, updated_at = $2 WHERE id = $3"))
             .bind(i64::from(locked))
             .bind(now)
             .bind(id.to_string())
@@ -249,7 +269,7 @@ pub async fn set_locked(store: &Store, id: AppId, locked: bool, actor: &Actor, n
 pub async fn give_to_team(store: &Store, id: AppId, team: TeamId, actor: &Actor, now: Millis) -> Result<App> {
     write!(store, tx => {
         let row = sqlx::query(
-            "UPDATE app SET team_id = $1, locked = 0, updated_at = $2 WHERE id = $3 RETURNING *",
+            returning!("UPDATE app SET team_id = $1, locked = 0, updated_at = $2 WHERE id = $3"),
         )
         .bind(team.to_string())
         .bind(now)
@@ -296,9 +316,10 @@ pub(crate) async fn set_owner(
     now: Millis,
 ) -> Result<App> {
     limits::check(tx, owner_id, |usage| usage.apps += 1).await?;
-    let row = sqlx::query(
-        "UPDATE app SET owner_id = $1, team_id = NULL, locked = 0, updated_at = $2 WHERE id = $3 RETURNING *",
-    )
+    eco_hours::count_app(tx, id, now).await?;
+    let row = sqlx::query(returning!(
+        "UPDATE app SET owner_id = $1, team_id = NULL, locked = 0, updated_at = $2 WHERE id = $3"
+    ))
     .bind(owner_id.to_string())
     .bind(now)
     .bind(id.to_string())
@@ -347,6 +368,7 @@ pub async fn destroy(store: &Store, id: AppId, actor: &Actor, now: Millis) -> Re
         let slug_digests = slugs.iter().map(|slug| slug.text("digest")).collect::<Result<_>>()?;
         let destroyed = Destroyed { app_id: id, name: row.text("name")?, slug_digests };
         jobs::cancel(&mut tx, ORDER_JOB, id).await?;
+        eco_hours::count_app(&mut tx, id, now).await?;
         // In the order of their references, so that neither database depends on its cascade's order.
         for statement in [
             "DELETE FROM domain WHERE app_id = $1",
@@ -384,7 +406,7 @@ fn uid_base(number: i64) -> Result<u32> {
 /// # Errors
 /// [`StoreError::NotFound`] when the app is gone.
 pub(crate) async fn set_acm(tx: &mut Connection, id: AppId, acm: bool, now: Millis) -> Result<App> {
-    let row = sqlx::query("UPDATE app SET acm = $1, updated_at = $2 WHERE id = $3 RETURNING *")
+    let row = sqlx::query(returning!("UPDATE app SET acm = $1, updated_at = $2 WHERE id = $3"))
         .bind(i64::from(acm))
         .bind(now)
         .bind(id.to_string())
@@ -427,6 +449,7 @@ fn app(row: &AnyRow) -> Result<App> {
         region: row.text("region")?,
         maintenance: row.flag("maintenance")?,
         acm: row.flag("acm")?,
+        eco: row.integer("eco_types")? > 0,
         uid_base: row.number("uid_base")?,
         buildpack_provided_description: row.optional_text("buildpack_provided_description")?,
         repo_size_bytes: row.integer("repo_size_bytes")?,

@@ -7,7 +7,7 @@
 //! Handlers only ask ([`request_restart`], [`request_stop`], [`restart_all`]); the dyno manager carries out.
 
 use crate::row::Columns;
-use crate::{Connection, Result, Store, StoreError, dyno_crashes, releases};
+use crate::{Connection, Result, Store, StoreError, dyno_crashes, eco_hours, releases};
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::{AppId, DynoId, Millis, ReleaseId};
 use serde::{Deserialize, Serialize};
@@ -184,7 +184,7 @@ pub async fn list_apps(store: &Store) -> Result<Vec<AppId>> {
     rows.iter().map(id).collect()
 }
 
-/// Its state changed to starting, up or idle; `address` replaces the one known when given.
+/// Its state changed to starting, up or idle; `address` replaces the one known when given. Eco hours are counted.
 ///
 /// # Errors
 /// The database failed.
@@ -195,18 +195,20 @@ pub async fn set_state(
     address: Option<&str>,
     now: Millis,
 ) -> Result<()> {
-    sqlx::query(
+    let changed = sqlx::query(
         "UPDATE dyno SET state = $1, address = COALESCE($2, address), updated_at = $3 \
-         WHERE id = $4 AND ended_at IS NULL",
+         WHERE id = $4 AND ended_at IS NULL RETURNING app_id, size, eco_since",
     )
     .bind(state_name(state))
     .bind(address)
     .bind(now)
     .bind(id.to_string())
-    .execute(tx)
+    .fetch_optional(&mut *tx)
     .await
     .map_err(|source| StoreError::Query { action: "set a dyno's state", source })?;
-    Ok(())
+    let Some(changed) = changed else { return Ok(()) };
+    let is_awake = matches!(state, DynoState::Starting | DynoState::Up);
+    eco_hours::turn(tx, id, &changed, is_awake, now).await
 }
 
 /// Its label is free from now on; with `draining`, it gets no new request either.
@@ -269,7 +271,8 @@ pub async fn end(
 ) -> Result<()> {
     let ended = sqlx::query(
         "UPDATE dyno SET state = $1, exit_status = $2, ended_at = $3, updated_at = $3, address = NULL, \
-         options = NULL WHERE id = $4 AND ended_at IS NULL RETURNING kind, release_id, stopping_at",
+         options = NULL WHERE id = $4 AND ended_at IS NULL \
+         RETURNING app_id, kind, release_id, size, stopping_at, eco_since",
     )
     .bind(state_name(state))
     .bind(exit_status.map(i64::from))
@@ -279,6 +282,7 @@ pub async fn end(
     .await
     .map_err(|source| StoreError::Query { action: "end a dyno", source })?;
     let Some(ended) = ended else { return Ok(()) };
+    eco_hours::turn(tx, id, &ended, false, now).await?;
     if ended.text("kind")? == kind_name(DynoKind::Release) {
         let succeeded = exit_status == Some(0) && ended.optional_integer("stopping_at")?.is_none();
         releases::command::ended(tx, ended.parsed("release_id")?, succeeded, now).await?;

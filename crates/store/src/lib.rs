@@ -26,6 +26,7 @@ pub mod config_snapshots;
 pub mod domains;
 pub mod dyno_crashes;
 pub mod dynos;
+pub mod eco_hours;
 mod error;
 pub mod events;
 pub mod formations;
@@ -81,6 +82,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "people", include_str!("../migrations/0006_people.sql")),
     (7, "keys and clients", include_str!("../migrations/0007_keys_and_clients.sql")),
     (8, "teams", include_str!("../migrations/0008_teams.sql")),
+    (9, "eco hours", include_str!("../migrations/0009_eco_hours.sql")),
 ];
 
 /// Which database is behind a store.

@@ -7,7 +7,9 @@ use ferroku_core::planner::Crash;
 use ferroku_core::slug::ProcessTypes;
 use ferroku_core::{AppId, DynoId, ReleaseId};
 use ferroku_store::dynos::{NewDynoRow, OneOffOptions, Selector};
-use ferroku_store::{Result, Store, dyno_crashes, dynos, formations, releases, sqlx, write};
+use ferroku_store::{
+    Result, Store, StoreError, apps, dyno_crashes, dynos, eco_hours, formations, releases, sqlx, write,
+};
 use support::{account, app, each_database};
 use uuid::Uuid;
 
@@ -270,4 +272,70 @@ async fn a_store_whose_disk_was_full_can_be_written_again() {
         None,
         "nothing half done"
     );
+}
+
+#[tokio::test]
+async fn eco_hours_are_counted_while_a_dyno_is_awake_for_whoever_has_the_app() {
+    each_database(|store| async move { eco_hours_on(store).await.expect("no error") }).await;
+}
+
+async fn eco_hours_on(store: Store) -> Result<()> {
+    const DECEMBER: i64 = 1_796_083_200_000;
+    const MINUTE: i64 = 60_000;
+    let fixture = fixture(store).await;
+    let store = &fixture.store;
+    let owner = apps::by_id(store, fixture.app).await?.expect("there").owner_id;
+    let used = async |account, now| {
+        let used = eco_hours::used(store, account, now).await?;
+        Ok::<_, StoreError>((used.by_app.values().sum::<i64>(), used.awake))
+    };
+    let [eco, basic] = [fixture.dyno("web", 1, None).await?, fixture.dyno("clock", 1, None).await?];
+    let resized: Result<()> = async {
+        write!(store, tx => {
+            let query = sqlx::query("UPDATE dyno SET size = 'eco' WHERE id = $1").bind(eco.to_string());
+            query.execute(&mut *tx).await.expect("another size");
+            Ok(())
+        })
+    }
+    .await;
+    resized?;
+    let set = async |id, state, now| -> Result<()> {
+        write!(store, tx => { dynos::set_state(&mut tx, id, state, None, now).await })
+    };
+    let begin = DECEMBER - 30 * MINUTE;
+    for id in [eco, basic] {
+        set(id, DynoState::Starting, begin).await?;
+        set(id, DynoState::Up, begin + MINUTE).await?;
+    }
+    assert_eq!(used(owner, begin + 10 * MINUTE).await?, (10 * MINUTE, 1), "the basic one does not count");
+    let counted: Result<()> =
+        async { write!(store, tx => { eco_hours::count_all(&mut tx, begin + 20 * MINUTE).await }) }.await;
+    counted?;
+    assert_eq!(used(owner, begin + 20 * MINUTE).await?, (20 * MINUTE, 1));
+    // Over the end of the month; then asleep; then awake, and gone.
+    assert_eq!(used(owner, DECEMBER + 5 * MINUTE).await?, (5 * MINUTE, 1));
+    set(eco, DynoState::Idle, DECEMBER + 5 * MINUTE).await?;
+    assert_eq!(used(owner, DECEMBER + 50 * MINUTE).await?, (5 * MINUTE, 0));
+    set(eco, DynoState::Up, DECEMBER + 50 * MINUTE).await?;
+
+    // The next owner starts at nothing.
+    let other = account(store, "other@example.com").await;
+    let given =
+        apps::give_to_account(store, fixture.app, other.account_id, &other, DECEMBER + 55 * MINUTE).await?;
+    assert_eq!(given.owner_id, other.account_id);
+    assert_eq!(used(owner, DECEMBER + 60 * MINUTE).await?, (10 * MINUTE, 0));
+    assert_eq!(used(other.account_id, DECEMBER + 60 * MINUTE).await?, (5 * MINUTE, 1));
+    let ended: Result<()> = async {
+            write!(store, tx => { dynos::end(&mut tx, eco, DynoState::Crashed, Some(1), DECEMBER + 65 * MINUTE).await })
+        }
+        .await;
+    ended?;
+    apps::destroy(store, fixture.app, &other, DECEMBER + 90 * MINUTE).await?;
+    assert_eq!(
+        used(other.account_id, DECEMBER + 90 * MINUTE).await?,
+        (10 * MINUTE, 0),
+        "a destroyed app's hours stay"
+    );
+    assert_eq!(used(owner, begin).await?, (30 * MINUTE, 0), "November's are what they were");
+    Ok(())
 }

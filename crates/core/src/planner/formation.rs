@@ -3,8 +3,8 @@
 use super::cycle::cycle_at;
 use super::{Action, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, NewDyno, Phase, Plan};
 use super::{Rest, RetireCause, WEB, spawn};
-use crate::Millis;
 use crate::dyno::DynoKind;
+use crate::{Millis, dyno_size};
 use std::collections::BTreeSet;
 
 /// One process type with everything its planning looks at.
@@ -44,7 +44,10 @@ pub(super) fn plan(desired: &AppDesired, actual: &AppActual, idle: bool, now: Mi
             idle,
             now,
         };
-        if process_type == WEB {
+        let is_eco = wanted.is_some_and(|(wanted, _)| dyno_size::sleeps(&wanted.size));
+        if desired.out_of_eco_hours && is_eco {
+            scope.plan_out_of_hours(plan);
+        } else if process_type == WEB {
             scope.plan_web(plan);
         } else {
             scope.plan_other(plan);
@@ -171,6 +174,21 @@ impl Scope<'_> {
             let holder = self.holder(ordinal);
             if holder.is_none_or(|holder| !self.sleeps_on(holder)) {
                 self.create(ordinal, holder, plan);
+            }
+        }
+    }
+
+    /// Nothing of the type may run: what runs is stopped as for sleep, and stays so whatever else is wanted.
+    fn plan_out_of_hours(&self, plan: &mut Plan) {
+        for dyno in self.dynos.iter().filter(|dyno| dyno.draining_at.is_none()) {
+            let unwanted = dyno.retired || dyno.ordinal > self.quantity;
+            match dyno.phase {
+                Phase::Created => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Crashed | Phase::Asleep if unwanted => plan.push(Action::End { dyno_id: dyno.id }),
+                Phase::Crashed | Phase::Asleep => {}
+                Phase::Starting => self.retire(dyno, RetireCause::OutOfEcoHours, plan),
+                Phase::Up if unwanted => self.retire(dyno, RetireCause::ScaledDown, plan),
+                Phase::Up => plan.push(Action::Hibernate { dyno_id: dyno.id }),
             }
         }
     }

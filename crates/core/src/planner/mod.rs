@@ -17,6 +17,7 @@
 //! - Dynos of other types than web never overlap in a slot: the old one ends, then the new one starts.
 //! - No dyno is frozen while a request is open or sooner than the policy says, and none but of the formation; what
 //!   sleeps is woken as soon as the app is not idle.
+//! - Without eco hours no eco dyno is created or started, and none goes on running but a release's command.
 //! - Converged means silent: no actions when nothing is to change.
 //!
 //! When a new release's web dynos crash at boot, those of the release before go on serving until new ones
@@ -78,6 +79,8 @@ pub struct AppDesired {
     pub cycle_after_ms: Option<Millis>,
     /// None: it never sleeps.
     pub sleep: Option<SleepPolicy>,
+    /// The eco hours of its account are used up: dynos of size eco do not run.
+    pub out_of_eco_hours: bool,
 }
 
 /// The current release.
@@ -169,6 +172,8 @@ pub enum RetireCause {
     Expired,
     /// It has been there for so long that it is cycled.
     Cycled,
+    /// It is of size eco, and its account's eco hours are used up.
+    OutOfEcoHours,
 }
 
 /// Why a dyno is killed.
@@ -255,7 +260,7 @@ pub fn plan(desired: &AppDesired, actual: &AppActual, now: Millis) -> Plan {
     for dyno in &actual.dynos {
         see_out(dyno, now, &mut plan);
         if dyno.kind != DynoKind::Formation {
-            one_off::plan(dyno, desired.cycle_after_ms, actual.watched_since, now, &mut plan);
+            one_off::plan(dyno, desired, actual.watched_since, now, &mut plan);
         }
     }
     // What was read as wanted is older than what already runs: decide nothing on it.

@@ -1,14 +1,14 @@
 //! One-off dynos (`heroku run`, the release phase): started once, never again.
 
 use super::cycle::cycle_at;
-use super::{ATTACH_TIMEOUT_MS, Action, DynoActual, Phase, Plan, RetireCause, spawn};
-use crate::Millis;
+use super::{ATTACH_TIMEOUT_MS, Action, AppDesired, DynoActual, Phase, Plan, RetireCause, spawn};
 use crate::dyno::DynoKind;
+use crate::{Millis, dyno_size};
 
 /// The next step of one one-off that is not on its way out.
 pub(super) fn plan(
     dyno: &DynoActual,
-    cycle_after_ms: Option<Millis>,
+    desired: &AppDesired,
     watched_since: Millis,
     now: Millis,
     plan: &mut Plan,
@@ -24,7 +24,14 @@ pub(super) fn plan(
         }
         return;
     }
+    // A release's command is let be: it is half done, and has an end.
+    let out_of_hours =
+        desired.out_of_eco_hours && dyno.kind == DynoKind::Run && dyno_size::sleeps(&dyno.size);
     match dyno.phase {
+        Phase::Created if out_of_hours => plan.push(Action::End { dyno_id }),
+        Phase::Starting | Phase::Up if out_of_hours => {
+            plan.push(Action::Retire { dyno_id, cause: RetireCause::OutOfEcoHours });
+        }
         // It was told to stop, or its time was over, before it could be started.
         Phase::Created if dyno.stopping_at.is_some() || dyno.expires_at.is_some_and(|at| now >= at) => {
             plan.push(Action::End { dyno_id });
@@ -41,7 +48,7 @@ pub(super) fn plan(
         Phase::Created => spawn(dyno, now, plan),
         Phase::Starting | Phase::Up => {
             // A release's command has a time of its own.
-            let cycled = cycle_after_ms.filter(|_| dyno.kind == DynoKind::Run);
+            let cycled = desired.cycle_after_ms.filter(|_| dyno.kind == DynoKind::Run);
             let ends = [
                 (dyno.expires_at, RetireCause::Expired),
                 (

@@ -123,9 +123,10 @@ pub(super) fn plan(
 /// The dyno that an action takes away or has replaced.
 fn who_leaves(action: &Action) -> Option<DynoId> {
     match action {
-        Action::Retire { dyno_id, .. } | Action::Stop { dyno_id } | Action::Kill { dyno_id, .. } => {
-            Some(*dyno_id)
-        }
+        Action::Retire { dyno_id, .. }
+        | Action::Stop { dyno_id }
+        | Action::Kill { dyno_id, .. }
+        | Action::Hibernate { dyno_id } => Some(*dyno_id),
         Action::Create(new) => new.supersedes,
         _ => None,
     }

@@ -214,3 +214,63 @@ fn what_sleeps_is_not_cycled_before_it_wakes() {
     let web = world.actual.dynos.iter().find(|dyno| dyno.process_type == WEB && !dyno.retired);
     assert!(web.is_some_and(|web| !asleep.contains(&web.id)), "it is due");
 }
+
+#[test]
+fn without_eco_hours_eco_dynos_are_stopped_and_start_again_with_the_next_month() {
+    let eco = |process_type| DesiredType { size: "eco".into(), ..wanted(process_type, 1) };
+    let mut world = World::new(vec![eco(WEB), eco("clock"), wanted("worker", 1)]);
+    world.calm();
+    world.desired.out_of_eco_hours = true;
+    world.calm();
+    let out = [
+        ("clock", Phase::Asleep, Rest::Awake),
+        ("web", Phase::Asleep, Rest::Awake),
+        ("worker", Phase::Up, Rest::Awake),
+    ];
+    assert_eq!(rests(&world), out, "the others run on");
+    // Neither requests nor a release, a restart or another quantity bring them back.
+    answered(&mut world);
+    world.calm();
+    world.deploy();
+    world.calm();
+    world.desired.restart_generation += 1;
+    world.calm();
+    assert_eq!(rests(&world), out);
+    world.scale("clock", 0);
+    world.calm();
+    assert_eq!(rests(&world), out[1..], "what is not wanted any more leaves no row");
+    // Another size is another matter.
+    world.desired.formation[0].size = "basic".into();
+    world.calm();
+    assert_eq!(rests(&world)[0], ("web", Phase::Up, Rest::Awake));
+    world.scale("clock", 1);
+    world.calm();
+    assert!(rests(&world).iter().all(|(process_type, ..)| *process_type != "clock"), "none is created");
+    world.desired.out_of_eco_hours = false;
+    world.calm();
+    assert!(rests(&world).iter().all(|(_, phase, _)| *phase == Phase::Up), "{:?}", rests(&world));
+    assert_eq!(rests(&world).len(), 3);
+}
+
+#[test]
+fn without_eco_hours_one_offs_end_and_a_releases_command_does_not() {
+    for (kind, size, phase, expected) in [
+        (DynoKind::Run, "eco", Phase::Up, Some(RetireCause::OutOfEcoHours)),
+        (DynoKind::Run, "eco", Phase::Starting, Some(RetireCause::OutOfEcoHours)),
+        (DynoKind::Run, "basic", Phase::Up, None),
+        (DynoKind::Release, "eco", Phase::Up, None),
+    ] {
+        let mut world = World::new(vec![wanted("worker", 1)]);
+        world.settle();
+        world.desired.out_of_eco_hours = true;
+        let one_off = &mut world.actual.dynos[0];
+        (one_off.kind, one_off.size, one_off.phase) = (kind, size.into(), phase);
+        let dyno_id = one_off.id;
+        world.desired.formation.clear();
+        let retired = world.plan().actions.into_iter().find_map(|action| match action {
+            Action::Retire { dyno_id: retired, cause } if retired == dyno_id => Some(cause),
+            _ => None,
+        });
+        assert_eq!(retired, expected, "{kind:?} {size} {phase:?}");
+    }
+}

@@ -245,6 +245,8 @@ enum Happening {
     OpenRequests(bool),
     Answer(usize, bool),
     MakeRoom(bool),
+    /// Eco hours are used up, or there are some again.
+    OutOfEcoHours(bool),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -253,7 +255,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => Just(Happening::Deploy),
         1 => Just(Happening::Restart),
         3 => (process_type.clone(), 0u32..5).prop_map(|(name, quantity)| Happening::Scale(name, quantity)),
-        1 => process_type.prop_map(Happening::Resize),
+        2 => process_type.prop_map(Happening::Resize),
         1 => (0usize..12).prop_map(Happening::RestartOne),
         1 => (0usize..12).prop_map(Happening::StopOne),
         8 => (0usize..12).prop_map(Happening::Boot),
@@ -271,6 +273,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => prop::bool::weighted(0.3).prop_map(Happening::OpenRequests),
         6 => (0usize..12, prop::bool::weighted(0.9)).prop_map(|(index, works)| Happening::Answer(index, works)),
         1 => prop::bool::weighted(0.3).prop_map(Happening::MakeRoom),
+        2 => any::<bool>().prop_map(Happening::OutOfEcoHours),
     ]
 }
 
@@ -282,7 +285,11 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Resize(name) => {
             for wanted in &mut world.desired.formation {
                 if wanted.process_type == name {
-                    wanted.size = if wanted.size == "basic" { "standard-2x".into() } else { "basic".into() };
+                    wanted.size = match wanted.size.as_str() {
+                        "basic" => "eco".into(),
+                        "eco" => "standard-2x".into(),
+                        _ => "basic".into(),
+                    };
                 }
             }
         }
@@ -321,6 +328,7 @@ fn happen(world: &mut World, happening: Happening) {
         }
         Happening::Answer(index, works) => world.answer(index, works),
         Happening::MakeRoom(must) => world.actual.activity.must_make_room = must,
+        Happening::OutOfEcoHours(out) => world.desired.out_of_eco_hours = out,
         // Formation dynos vanish with the code; a later deploy brings it back.
         Happening::DropCode => world.desired.formation.iter_mut().for_each(|wanted| wanted.quantity = 0),
     }
@@ -348,6 +356,7 @@ proptest! {
         }
         world.desired.cycle_after_ms = None;
         world.desired.sleep = None;
+        world.desired.out_of_eco_hours = false;
         world.set_room(true);
         world.calm();
         world.assert_converged();

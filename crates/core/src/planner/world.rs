@@ -48,6 +48,7 @@ impl World {
                 max_surge: 100,
                 cycle_after_ms: None,
                 sleep: None,
+                out_of_eco_hours: false,
             },
             actual: AppActual::default(),
             now: 1_000_000,
@@ -135,6 +136,8 @@ impl World {
         match action {
             Action::Create(new) => self.create(new),
             Action::Spawn { dyno_id } => {
+                let dyno = self.find(dyno_id).clone();
+                assert!(!self.is_out(&dyno.process_type), "started without eco hours");
                 let dyno = self.find(dyno_id);
                 assert_eq!(dyno.phase, Phase::Created, "started twice");
                 dyno.waits_for_room = full;
@@ -150,7 +153,8 @@ impl World {
                 dyno.draining_at = Some(wall);
                 dyno.drained = dyno.process_type != WEB || dyno.phase != Phase::Up;
                 self.draining_since.insert(dyno_id, now);
-                if cause != RetireCause::Stopped && healthy_before > self.healthy_web() {
+                let may_stop = cause == RetireCause::Stopped || self.is_out(WEB);
+                if !may_stop && healthy_before > self.healthy_web() {
                     assert!(
                         self.healthy_web() >= wanted.min(healthy_before),
                         "{cause:?} left too few serving"
@@ -185,13 +189,22 @@ impl World {
                 dyno.rest = Rest::Waking;
             }
             Action::Hibernate { dyno_id } => {
+                let dyno = self.find(dyno_id).clone();
+                let rests = matches!(dyno.rest, Rest::Frozen | Rest::Restless);
+                assert!(rests || self.is_out(&dyno.process_type), "stopped for sleep though it is awake");
                 let dyno = self.find(dyno_id);
-                assert!(matches!(dyno.rest, Rest::Frozen | Rest::Restless) && dyno.draining_at.is_none());
+                assert!(dyno.draining_at.is_none());
                 dyno.draining_at = Some(wall);
                 dyno.drained = dyno.process_type != WEB;
                 self.draining_since.insert(dyno_id, now);
             }
         }
+    }
+
+    /// Whether dynos of this type may not run for want of eco hours.
+    fn is_out(&self, process_type: &str) -> bool {
+        let is_eco = |wanted: &DesiredType| wanted.process_type == process_type && wanted.size == "eco";
+        self.desired.out_of_eco_hours && self.desired.formation.iter().any(is_eco)
     }
 
     fn freeze(&mut self, dyno_id: DynoId) {
@@ -244,6 +257,7 @@ impl World {
     }
 
     fn create(&mut self, new: NewDyno) {
+        assert!(!self.is_out(&new.process_type), "created without eco hours");
         if let Some(old) = new.supersedes {
             let old = self.find(old);
             assert_eq!((old.process_type.as_str(), old.ordinal), (new.process_type.as_str(), new.ordinal));

@@ -361,13 +361,13 @@ mod tests {
         table.acme_challenges.insert("token".into(), "token.thumb".into());
         let app = &mut table.apps[0];
         (app.https_redirect, app.session_affinity, app.http2) = (true, true, true);
-        (app.asleep, app.max_requests) = (true, Some(3));
+        (app.asleep, app.out_of_hours, app.max_requests) = (true, true, Some(3));
         app.health_check_path = Some("/up".into());
         app.targets[0].state = TargetState::Adding;
         app.targets[0].asleep = Some(Asleep { wake_socket: "/d/wake".into(), sleep_id: 4 });
         let bytes = golden(
             2,
-            r#"{"version":7,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"adding","asleep":{"wake_socket":"/d/wake","sleep_id":4}}],"https_redirect":true,"session_affinity":true,"http2":true,"asleep":true,"max_requests":3,"health_check_path":"/up"}],"certificates":[{"id":"c","digest":"945c72078d9c878587e1d29181b97a50b88187b7969792478a28ba1f512c5ca3","hosts":["*.example.com"]}],"acme_challenges":{"token":"token.thumb"}}"#,
+            r#"{"version":7,"apps":[{"app_id":"00000000-0000-0000-0000-000000000011","name":"shop","hosts":["shop.localhost"],"maintenance":false,"blank":false,"web_quantity":1,"crashed":false,"booting":true,"error_page_url":"https://example.com/e","maintenance_page_url":null,"targets":[{"dyno_id":"00000000-0000-0000-0000-000000000022","name":"web.1","address":"10.1.0.2:5000","state":"adding","asleep":{"wake_socket":"/d/wake","sleep_id":4}}],"https_redirect":true,"session_affinity":true,"http2":true,"asleep":true,"out_of_hours":true,"max_requests":3,"health_check_path":"/up"}],"certificates":[{"id":"c","digest":"945c72078d9c878587e1d29181b97a50b88187b7969792478a28ba1f512c5ca3","hosts":["*.example.com"]}],"acme_challenges":{"token":"token.thumb"}}"#,
         );
         let message = ToRouter::Table(table);
         assert_eq!(message.encode().expect("small"), bytes);

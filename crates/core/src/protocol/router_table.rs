@@ -119,6 +119,9 @@ pub struct RouteApp {
     /// Its dynos were stopped until a request comes: it is held as while booting, and control is told to wake the app.
     #[serde(default, skip_serializing_if = "is_false")]
     pub asleep: bool,
+    /// Its web dynos may not run before the month is over: H82.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub out_of_hours: bool,
     /// Requests at once to the whole app before H11; the router's limit for each dyno otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
@@ -146,6 +149,7 @@ impl RouteApp {
             session_affinity: false,
             http2: false,
             asleep: false,
+            out_of_hours: false,
             max_requests: None,
             health_check_path: None,
         }

@@ -1,15 +1,13 @@
 //! Resources that this node has none of, which clients ask for on the way to others.
 //!
-//! `heroku apps:info` asks for add-ons, `heroku ps` for an hours' quota, `heroku apps` for spaces. Each answer is
+//! `heroku apps:info` asks for add-ons, `heroku apps` for spaces. Each answer is
 //! what Heroku says of an account or app that has none: an empty list, or 404 with the noun. Whatever else is asked of
 //! these nouns is 404 with a message that says what this node has not ([`not_here`]).
 
-use crate::api::accounts::own;
 use crate::api::range::{ListRange, SortField, SortKey};
 use crate::api::routes::{Routes, get};
 use crate::auth::{Browse, ViewApp};
 use crate::error::ApiError;
-use axum::extract::Path;
 use axum::response::Response;
 use http::StatusCode;
 
@@ -71,7 +69,6 @@ pub fn routes() -> Routes {
     Routes::new()
         .route("/account/features", get(none))
         .route("/account/features/{feature}", get(no_feature))
-        .route("/accounts/{account}/actions/get-quota", get(no_quota))
         .route("/addon-attachments", get(none))
         .route("/addons", get(none))
         .route("/apps/{app}/addon-attachments", get(none_of_app))
@@ -98,9 +95,4 @@ async fn no_feature(_user: Browse) -> ApiError {
 
 async fn no_coupling(_app: ViewApp) -> ApiError {
     ApiError::not_found("pipeline coupling")
-}
-
-async fn no_quota(Browse(user): Browse, Path(account): Path<String>) -> Result<Response, ApiError> {
-    own(&user, &account)?;
-    Err(ApiError::not_found("account quota"))
 }

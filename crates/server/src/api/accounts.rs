@@ -1,8 +1,8 @@
-//! `/account`, `/users/~` and the account's rate limit.
+//! `/account`, `/users/~`, the account's rate limit and its eco hours.
 
 use crate::api::body::Body;
 use crate::api::routes::{Routes, get};
-use crate::auth::{Authenticated, ChangeAccount, ViewAccount};
+use crate::auth::{Authenticated, Browse, ChangeAccount, ViewAccount};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use crate::people;
@@ -12,10 +12,11 @@ use axum::extract::{FromRequest, Path, Request, State};
 use ferroku_api::account::Account;
 use ferroku_api::rate_limit::RateLimit;
 use ferroku_store::account_changes::Keep;
-use ferroku_store::accounts;
+use ferroku_store::{accounts, eco_hours};
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use uuid::Uuid;
 
 const NO_PASSWORD: &str = "Your current password is needed for this: send it as `password`.";
 
@@ -24,6 +25,7 @@ pub fn routes() -> Routes {
     Routes::new()
         .route("/account", get(show).patch(update).delete(destroy))
         .route("/account/rate-limits", get(rate_limit))
+        .route("/accounts/{account}/actions/get-quota", get(eco_hours))
         .route("/users/{user}", get(show_user).patch(update_user).delete(destroy_user))
 }
 
@@ -119,6 +121,37 @@ async fn show_user(
 
 async fn rate_limit(State(node): State<Arc<Node>>, ViewAccount(user): ViewAccount) -> Json<RateLimit> {
     Json(RateLimit { remaining: node.rate_limits.remaining(user.account.id, now_ms()) })
+}
+
+/// Eco hours, in seconds. Not in Heroku's schema; the fields are those that `heroku ps` reads.
+#[derive(Serialize)]
+struct Quota {
+    account_id: Uuid,
+    account_quota: i64,
+    quota_used: i64,
+    apps: Vec<AppQuota>,
+}
+
+#[derive(Serialize)]
+struct AppQuota {
+    app_uuid: Uuid,
+    quota_used: i64,
+}
+
+/// It names apps, which is more than who the account is. 404 where the admin set no quota: the CLI then says nothing of it.
+async fn eco_hours(
+    State(node): State<Arc<Node>>,
+    Browse(user): Browse,
+    Path(name): Path<String>,
+) -> Result<Json<Quota>, ApiError> {
+    own(&user, &name)?;
+    let quota_ms = node.config.dynos.eco_quota_ms().ok_or_else(|| ApiError::not_found("account quota"))?;
+    let used = eco_hours::used(&node.store, user.account.id, now_ms()).await?;
+    // Nobody has used more than there is: what runs over while dynos are being stopped is not told.
+    let quota_used = used.standing(quota_ms).used_ms.min(quota_ms) / 1000;
+    let apps =
+        used.by_app.iter().map(|(id, ms)| AppQuota { app_uuid: id.0, quota_used: ms / 1000 }).collect();
+    Ok(Json(Quota { account_id: user.account.id.0, account_quota: quota_ms / 1000, quota_used, apps }))
 }
 
 /// Refuses unless `name` (`~`, an id or an email address) is the account that asks.

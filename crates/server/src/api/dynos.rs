@@ -117,7 +117,7 @@ async fn create(
     let attach = request.attach;
     let stored = node.dynos.run_one_off(&app, request, &user.actor).await.map_err(|error| match error {
         RunError::NoCode => ApiError::conflict(error.to_string()),
-        RunError::TooMany | RunError::Size(_) | RunError::Limit(_) => {
+        RunError::TooMany | RunError::Size(_) | RunError::OutOfEcoHours | RunError::Limit(_) => {
             ApiError::invalid_params(error.to_string())
         }
         RunError::Failed(cause) => cause.into(),

@@ -58,6 +58,10 @@ impl Api {
     async fn start_with(people: PeopleSettings, mail: MailSettings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let node = Node::for_tests_of_people(folder.path(), people, mail).await;
+        Self::serve(folder, node).await
+    }
+
+    async fn serve(folder: TempDir, node: Arc<Node>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let app = super::app(node.clone()).into_make_service_with_connect_info::<SocketAddr>();

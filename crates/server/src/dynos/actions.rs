@@ -70,7 +70,7 @@ impl AppLoop {
                 Ok(())
             }
             Action::Hibernate { dyno_id } => match row(dyno_id) {
-                Some(row) => self.hibernate(row).await,
+                Some(row) => self.hibernate(snapshot, row).await,
                 None => Ok(()),
             },
             Action::GiveUpAttach { dyno_id } => match row(dyno_id) {
@@ -175,6 +175,12 @@ impl AppLoop {
             }
             RetireCause::ScaledDown | RetireCause::Stopped if row.kind == DynoKind::Formation => {
                 self.log(row, log_text::state_changed(row.state, DynoState::Down));
+            }
+            RetireCause::OutOfEcoHours => {
+                self.log(row, log_text::OUT_OF_ECO_HOURS);
+                if row.kind == DynoKind::Formation {
+                    self.log(row, log_text::state_changed(row.state, DynoState::Down));
+                }
             }
             RetireCause::ScaledDown
             | RetireCause::Stopped

@@ -12,6 +12,7 @@ use ferroku_core::app_feature::AppFeature;
 use ferroku_core::config_var::ConfigVars;
 use ferroku_core::domain::{Domain, DomainStatus};
 use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
+use ferroku_core::eco_hours::Standing;
 use ferroku_core::formation::Formation;
 use ferroku_core::planner::{
     self, AppActual, AppDesired, DesiredRelease, DesiredType, DynoActual, Phase, Plan, WEB,
@@ -134,6 +135,14 @@ pub(super) struct Snapshot {
     pub crashes: Vec<planner::Crash>,
     pub domains: Vec<Domain>,
     pub features: Vec<AppFeature>,
+    /// How its account stands, if it has eco dynos and there is a quota.
+    pub eco_hours: Option<Standing>,
+}
+
+impl Snapshot {
+    pub fn is_out_of_eco_hours(&self) -> bool {
+        self.eco_hours.is_some_and(|standing| standing.is_used_up())
+    }
 }
 
 enum Flow {
@@ -339,11 +348,11 @@ impl AppLoop {
             let plan = self.plan(&snapshot);
             if plan.actions.is_empty() {
                 self.must_make_room = false;
-                let wait = plan.wake_at.map_or(IDLE, |at| {
-                    let ms = u64::try_from(at - steady_ms()).unwrap_or(0);
-                    IDLE.min(Duration::from_millis(ms))
-                });
-                return Ok(Some(wait));
+                let planned = plan.wake_at.map(|at| at - steady_ms());
+                let lasts = snapshot.eco_hours.and_then(|standing| standing.lasts_ms());
+                let waits = planned.into_iter().chain(lasts);
+                let waits = waits.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+                return Ok(Some(waits.fold(IDLE, Duration::min)));
             }
             for action in plan.actions {
                 self.act(&snapshot, action).await?;
@@ -366,7 +375,17 @@ impl AppLoop {
             let features = app_features::list(store, self.app_id).await?;
             let again = releases::current(store, self.app_id).await?;
             if again.as_ref().map(|release| release.id) == release.as_ref().map(|release| release.id) {
-                return Ok(Some(Snapshot { app, release, formation, dynos, crashes, domains, features }));
+                let eco_hours = self.shared.eco_standing(&app, &formation, &dynos).await?;
+                return Ok(Some(Snapshot {
+                    app,
+                    release,
+                    formation,
+                    dynos,
+                    crashes,
+                    domains,
+                    features,
+                    eco_hours,
+                }));
             }
         }
     }
@@ -444,6 +463,7 @@ impl AppLoop {
             has_code: snapshot.release.as_ref().is_some_and(|release| release.slug_id.is_some()),
             config_vars: vars,
             formation: &snapshot.formation,
+            out_of_eco_hours: snapshot.is_out_of_eco_hours(),
             dynos: &snapshot.dynos,
             probed: &snapshot.dynos.iter().filter(live).map(|dyno| dyno.id).collect(),
             asleep: &self.asleep(&snapshot.dynos),
@@ -506,6 +526,7 @@ fn desired(snapshot: &Snapshot, settings: &DynoSettings) -> AppDesired {
             .collect(),
         max_surge: MAX_SURGE,
         sleep: sleep::policy(snapshot, &settings.sleep),
+        out_of_eco_hours: snapshot.is_out_of_eco_hours(),
         cycle_after_ms: settings.cycle_after.and_then(|after| Millis::try_from(after.as_millis()).ok()),
     }
 }

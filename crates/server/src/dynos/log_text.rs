@@ -12,6 +12,8 @@ pub const RESTARTING: &str = "Restarting";
 pub const CYCLING: &str = "Cycling";
 pub const IDLING: &str = "Idling";
 pub const UNIDLING: &str = "Unidling";
+/// Heroku's words for H82.
+pub const OUT_OF_ECO_HOURS: &str = "You've used up your dyno hour pool";
 pub const AWAITING_CLIENT: &str = "Awaiting client";
 pub const STOPPING_ALL: &str = "Stopping all processes with SIGTERM";
 pub const STOPPING_REMAINING: &str = "Stopping remaining processes with SIGKILL";

@@ -17,6 +17,7 @@ mod actions;
 mod app_loop;
 mod attach;
 mod certificates;
+mod eco_hours;
 mod environment;
 mod events;
 mod inside;
@@ -94,6 +95,15 @@ pub struct DynoSettings {
     /// What makes the containers in place of libcontainer.
     pub oci_runtime: Option<PathBuf>,
     pub sleep: SleepSettings,
+    /// How many hours a month the eco dynos of an account may be awake, all together; `None`: without end.
+    pub eco_hours: Option<u32>,
+}
+
+impl DynoSettings {
+    /// The quota of eco hours, in milliseconds.
+    pub fn eco_quota_ms(&self) -> Option<Millis> {
+        self.eco_hours.map(|hours| Millis::from(hours) * 3_600_000)
+    }
 }
 
 /// Why the manager could not do something.
@@ -191,6 +201,7 @@ impl DynoManager {
         tokio::spawn(memory::watch(shared.clone()));
         tokio::spawn(wake_waiting(shared.clone()));
         tokio::spawn(sleep::watch_memory(shared.clone()));
+        tokio::spawn(eco_hours::count(shared.clone()));
         Ok(())
     }
 

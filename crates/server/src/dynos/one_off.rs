@@ -51,6 +51,10 @@ pub enum RunError {
     TooMany,
     #[error("Couldn't find the dyno size {0}.")]
     Size(String),
+    #[error(
+        "You've used up your dyno hour pool. Eco dynos run again next month; `heroku run --size basic` runs without it."
+    )]
+    OutOfEcoHours,
     /// Of what the app's owner may have.
     #[error("{0}")]
     Limit(String),
@@ -84,6 +88,12 @@ impl DynoManager {
             return Err(RunError::TooMany);
         }
         let size = size(&request, &formation)?;
+        if dyno_size::sleeps(size.name)
+            && let Some(standing) = shared.eco_hours_of(app.owner_id).await?
+            && standing.is_used_up()
+        {
+            return Err(RunError::OutOfEcoHours);
+        }
         shared
             .room
             .check(&Claim { slot: None, memory_bytes: size.memory_bytes })

@@ -18,7 +18,7 @@ use ferroku_core::dyno::{Dyno, DynoKind, DynoState};
 use ferroku_core::formation::Formation;
 use ferroku_core::planner::{WEB, serving_release};
 use ferroku_core::protocol::router::{Asleep, Certificate, RouteApp, RouteTable, Target, TargetState};
-use ferroku_core::{AppId, DynoId};
+use ferroku_core::{AppId, DynoId, dyno_size};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -176,6 +176,7 @@ pub struct Facts<'a> {
     pub has_code: bool,
     pub config_vars: &'a ConfigVars,
     pub formation: &'a [Formation],
+    pub out_of_eco_hours: bool,
     pub dynos: &'a [Dyno],
     /// Dynos that listen and whose health is to be probed.
     pub probed: &'a BTreeSet<DynoId>,
@@ -189,7 +190,9 @@ pub struct Facts<'a> {
 /// An app's route, from its rows.
 pub fn route(facts: &Facts<'_>) -> RouteApp {
     let Facts { app, has_code, config_vars, formation, dynos, .. } = *facts;
-    let web_quantity = formation.iter().find(|one| one.process_type == WEB).map_or(0, |one| one.quantity);
+    let web_type = formation.iter().find(|one| one.process_type == WEB);
+    let web_quantity = web_type.map_or(0, |one| one.quantity);
+    let out_of_hours = facts.out_of_eco_hours && web_type.is_some_and(|one| dyno_size::sleeps(&one.size));
     let web = || dynos.iter().filter(|dyno| dyno.kind == DynoKind::Formation && dyno.process_type == WEB);
     let targets = targets(web(), web_quantity, facts);
     let coming = web().any(|dyno| {
@@ -203,7 +206,7 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
     let out = |dyno: &Dyno| {
         dyno.state == DynoState::Idle && dyno.draining_at.is_some() && dyno.retired_at.is_none()
     };
-    let asleep = wanted && !coming && !healthy && web().any(out);
+    let asleep = wanted && !coming && !healthy && !out_of_hours && web().any(out);
     let mut hosts = vec![app.default_host(facts.node_domain)];
     hosts.extend(facts.domains.iter().map(|domain| domain.hostname.clone()));
     RouteApp {
@@ -212,8 +215,9 @@ pub fn route(facts: &Facts<'_>) -> RouteApp {
         web_quantity,
         crashed,
         // Between a release and the creation of its dynos there are none: they are on their way, too.
-        booting: wanted && !asleep && (coming || (!healthy && !crashed)),
+        booting: wanted && !asleep && !out_of_hours && (coming || (!healthy && !crashed)),
         asleep,
+        out_of_hours,
         error_page_url: config_vars.get("ERROR_PAGE_URL").cloned(),
         maintenance_page_url: config_vars.get("MAINTENANCE_PAGE_URL").cloned(),
         targets,

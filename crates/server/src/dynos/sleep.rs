@@ -162,7 +162,10 @@ impl AppLoop {
     }
 
     /// It gets no request any more, and is stopped once it has none; asleep it stays.
-    pub async fn hibernate(&mut self, row: &Dyno) -> Result<()> {
+    pub async fn hibernate(&mut self, snapshot: &Snapshot, row: &Dyno) -> Result<()> {
+        if snapshot.is_out_of_eco_hours() && dyno_size::sleeps(&row.size) {
+            self.log(row, log_text::OUT_OF_ECO_HOURS);
+        }
         if row.state != DynoState::Idle {
             self.record_idle(row).await?;
         }

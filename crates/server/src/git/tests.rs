@@ -44,6 +44,7 @@ fn app(id: u128) -> App {
         region: "local".to_owned(),
         maintenance: false,
         acm: false,
+        eco: false,
         uid_base: 1_048_576,
         buildpack_provided_description: None,
         repo_size_bytes: 0,

@@ -235,6 +235,9 @@ impl Supervisor {
         if let Some(after) = self.args.dynos.cycle_dynos_after {
             command.arg("--cycle-dynos-after").arg(format!("{}s", after.as_secs()));
         }
+        if let Some(hours) = self.args.dynos.eco_hours {
+            command.arg("--eco-hours").arg(hours.to_string());
+        }
         let certificate = &self.args.certificate;
         for (name, path) in
             [("--tls-certificate", &certificate.tls_certificate), ("--tls-key", &certificate.tls_key)]

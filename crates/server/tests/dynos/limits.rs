@@ -1,12 +1,14 @@
-//! What the admin chooses for all dynos: how much memory they may be promised, and how old they may get.
+//! What the admin chooses for all dynos: how much memory they may be promised, how old they may
+//! get, and how long eco dynos may be awake.
 
-use super::support::{Bench, SERVER};
+use super::support::{Bench, SERVER, now};
 use super::{WEB, request};
 use anyhow::Result;
-use ferroku_core::dyno::DynoState;
+use ferroku_core::DynoId;
+use ferroku_core::dyno::{Dyno, DynoState};
 use ferroku_core::protocol::router::TargetState;
 use ferroku_core::room::Shortage;
-use ferroku_server::dynos::{DynoSettings, DynosError, RunError};
+use ferroku_server::dynos::{DynoSettings, DynosError, RunError, RunRequest};
 use std::time::Duration;
 
 const BASIC_BYTES: u64 = 512 << 20;
@@ -115,5 +117,78 @@ async fn dynos_are_cycled_and_web_without_a_gap() -> Result<()> {
         app.targets.iter().any(|target| target.state == TargetState::Healthy)
     };
     assert!(tables.iter().flat_map(|table| &table.apps).all(served), "there was always one that serves");
+    control.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eco_dynos_are_stopped_when_their_hours_are_used_up_and_do_not_start_before_there_are_more()
+-> Result<()> {
+    let bench = Bench::new().await?;
+    let with_hours = |hours| DynoSettings { eco_hours: Some(hours), ..DynoSettings::default() };
+    let control = bench.control_with(with_hours(1)).await?;
+    let types = [("web", WEB, 1), ("worker", "sleep 1000", 1), ("clock", "sleep 1000", 1)];
+    let version = bench.deploy(&control, &types, &[("server.py", SERVER)]).await?;
+    bench.wait_up(&["clock.1", "web.1", "worker.1"], version).await?;
+    bench.resize(&control, "web", "eco").await?;
+    bench.resize(&control, "worker", "eco").await?;
+    let is_up = |dyno: &Dyno, name: &str, size: &str| {
+        dyno.name() == name && dyno.size == size && dyno.state == DynoState::Up
+    };
+    let all = bench
+        .wait("both as eco", |all| {
+            all.len() == 3
+                && ["web.1", "worker.1"].iter().all(|name| all.iter().any(|one| is_up(one, name, "eco")))
+        })
+        .await?;
+    let first: Vec<DynoId> = all.iter().map(|dyno| dyno.id).collect();
+    let eco: Vec<DynoId> = all.iter().filter(|dyno| dyno.size == "eco").map(|dyno| dyno.id).collect();
+    bench.up_since(&eco, now() - 2 * 3_600_000).await?;
+    control.manager.poke(bench.app.id);
+    let is_out = |dyno: &Dyno| dyno.state == DynoState::Idle && dyno.ended_at.is_some();
+    let out = |all: &[Dyno]| {
+        let eco = || all.iter().filter(|dyno| dyno.size == "eco");
+        all.len() == 3
+            && eco().count() == 2
+            && eco().all(is_out)
+            && all.iter().any(|one| is_up(one, "clock.1", "basic"))
+    };
+    bench.wait("eco dynos stopped, the other runs on", out).await?;
+    let log = control.log(&bench).await?;
+    for name in ["web.1", "worker.1"] {
+        let lines: Vec<&str> =
+            log.iter().filter_map(|line| line.strip_prefix(&format!("heroku[{name}]: ")[..])).collect();
+        let told = lines.iter().position(|line| *line == "You've used up your dyno hour pool");
+        assert_eq!(
+            told.map(|at| lines[at + 1..].iter().take(3).copied().collect::<Vec<_>>()),
+            Some(vec!["Idling", "State changed from up to down", "Stopping all processes with SIGTERM"]),
+            "{lines:#?}"
+        );
+    }
+    bench.wait_table("the router answers H82", |app| app.out_of_hours && !app.asleep && !app.booting).await?;
+    let refused = RunRequest { size: Some("eco".into()), ..request("true", false) };
+    let refused = control.manager.run_one_off(&bench.app, refused, &bench.actor).await;
+    assert!(matches!(refused, Err(RunError::OutOfEcoHours)), "{:?}", refused.map(|dyno| dyno.name()));
+    let basic = RunRequest { size: Some("basic".into()), ..request("true", false) };
+    control.manager.run_one_off(&bench.app, basic, &bench.actor).await?;
+
+    // Neither a request nor another process brings them back.
+    control.manager.wake(bench.app.id);
+    control.die().await?;
+    let control = bench.control_with(with_hours(1)).await?;
+    bench.wait_table("the table of the new control", |app| app.out_of_hours).await?;
+    control.manager.wake(bench.app.id);
+    bench.wait("eco dynos stay stopped", out).await?;
+    control.die().await?;
+
+    let control = bench.control_with(with_hours(1_000)).await?;
+    control.manager.wake(bench.app.id);
+    bench
+        .wait("both run again", |all| {
+            let again =
+                |name: &&str| all.iter().any(|one| is_up(one, name, "eco") && !first.contains(&one.id));
+            all.len() == 3 && ["web.1", "worker.1"].iter().all(again)
+        })
+        .await?;
+    bench.wait_table("it serves", |app| !app.out_of_hours && !app.targets.is_empty()).await?;
     control.end().await
 }

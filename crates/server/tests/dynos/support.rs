@@ -7,11 +7,11 @@ use ferroku_core::dyno::{Dyno, DynoState};
 use ferroku_core::event::Actor;
 use ferroku_core::protocol::frame::Decoder;
 use ferroku_core::protocol::router::{
-    Drained, FromRouter, Hello, PROTOCOL_VERSION, Role as Peer, RouteTable, TableApplied, TargetState,
-    ToRouter,
+    Drained, FromRouter, Hello, PROTOCOL_VERSION, Role as Peer, RouteApp, RouteTable, TableApplied,
+    TargetState, ToRouter,
 };
 use ferroku_core::slug::{ProcessTypes, Slug};
-use ferroku_core::{AccountId, AppId, ReleaseId, SlugId, uids};
+use ferroku_core::{AccountId, AppId, DynoId, ReleaseId, SlugId, uids};
 use ferroku_logplex::{Filter, Logplex};
 use ferroku_runtime::{Driver, SandboxConfig, SandboxDriver};
 use ferroku_server::dynos::{DynoManager, DynoSettings, Parts};
@@ -200,14 +200,53 @@ impl Bench {
     }
 
     pub async fn scale(&self, control: &Control, process_type: &str, quantity: u32) -> Result<()> {
+        self.form(control, process_type, quantity, "basic").await
+    }
+
+    /// One dyno of this size.
+    pub async fn resize(&self, control: &Control, process_type: &str, size: &str) -> Result<()> {
+        self.form(control, process_type, 1, size).await
+    }
+
+    async fn form(&self, control: &Control, process_type: &str, quantity: u32, size: &str) -> Result<()> {
         let done: ferroku_store::Result<()> = async {
             write!(&self.store, tx => {
-                formations::update(&mut tx, self.app.id, process_type, quantity, "basic", now()).await
+                formations::update(&mut tx, self.app.id, process_type, quantity, size, now()).await
             })
         }
         .await;
         control.manager.poke(self.app.id);
         Ok(done?)
+    }
+
+    /// Has the rows say that these dynos have been up since then.
+    pub async fn up_since(&self, ids: &[DynoId], since: i64) -> Result<()> {
+        let done: ferroku_store::Result<()> = async {
+            write!(&self.store, tx => {
+                for id in ids {
+                    dynos::set_state(&mut tx, *id, DynoState::Up, None, since).await?;
+                }
+                Ok(())
+            })
+        }
+        .await;
+        Ok(done?)
+    }
+
+    /// Waits until the router's table is as `like` says.
+    pub async fn wait_table(&self, what: &str, like: impl Fn(&RouteApp) -> bool) -> Result<()> {
+        let begin = Instant::now();
+        while !self
+            .tables
+            .lock()
+            .expect("not poisoned")
+            .last()
+            .is_some_and(|table| table.apps.iter().any(&like))
+        {
+            anyhow::ensure!(begin.elapsed() < PATIENCE, "{what}: not so");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Waits until the app's rows are as `like` says.

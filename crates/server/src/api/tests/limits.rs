@@ -1,11 +1,17 @@
-//! What a stranger is refused, and that trust lifts it.
+//! What a stranger is refused, and that trust lifts it; eco hours.
 
 use super::Api;
+use crate::node::{Node, now_ms};
 use ferroku_api::Client;
+use ferroku_core::dyno::{DynoKind, DynoState};
 use ferroku_core::slug::ProcessTypes;
-use ferroku_store::{StoreError, apps, formations, write};
+use ferroku_core::{AppId, DynoId};
+use ferroku_store::dynos::{self, NewDynoRow};
+use ferroku_store::{StoreError, apps, formations, releases, write};
 use http::Method;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
 
 async fn send(client: &Client, method: Method, path: &str, body: Value) -> (u16, Value) {
     let answer = client.request(method, path).body(body.to_string()).send().await.expect("answered");
@@ -111,4 +117,85 @@ async fn the_hours_requests_run_out_with_herokus_answer_and_for_this_account_onl
     let (_, left) = send(&member, Method::GET, "/account/rate-limits", json!({})).await;
     assert_eq!(left["remaining"], 0, "asking for it is free, and possible without any left");
     assert_eq!(api.client.apps().await.expect("another account").len(), 0);
+}
+
+/// Starts a web dyno of size eco, as of `since`.
+async fn wake_eco_dyno(api: &Api, app_id: AppId, since: i64) -> DynoId {
+    let store = &api.node.store;
+    let release = releases::current(store, app_id).await.expect("read").expect("every app has one");
+    let types: ProcessTypes = [("web".to_owned(), "serve".to_owned())].into_iter().collect();
+    let id = DynoId(Uuid::new_v4());
+    let new = NewDynoRow {
+        id,
+        app_id,
+        kind: DynoKind::Formation,
+        process_type: "web",
+        ordinal: 1,
+        release_id: release.id,
+        release_version: release.version,
+        restart_generation: 0,
+        size: "eco",
+        command: "serve",
+        port: 5_000,
+        attached: false,
+        options: None,
+        expires_at: None,
+    };
+    let made: Result<(), StoreError> = async {
+        write!(store, tx => {
+            formations::apply_process_types(&mut tx, app_id, &types, true, since).await?;
+            dynos::create(&mut tx, store.key(), &new, since).await?;
+            dynos::set_state(&mut tx, id, DynoState::Up, None, since).await
+        })
+    }
+    .await;
+    made.expect("a dyno");
+    id
+}
+
+#[tokio::test]
+async fn eco_hours_are_told_as_the_cli_reads_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut node = Node::for_tests(folder.path()).await;
+    Arc::get_mut(&mut node).expect("nobody else has it yet").config.dynos.eco_hours = Some(2);
+    let api = Api::serve(folder, node).await;
+    api.client.create_app(Some("example")).await.expect("created");
+    let app = apps::find(&api.node.store, "example").await.expect("read").expect("made");
+    let (_, account) = api.send("GET", "/account", "").await;
+    let quota = format!("/accounts/{}/actions/get-quota", account["id"].as_str().expect("an id"));
+    let unused = json!({"account_id": account["id"], "account_quota": 7200, "quota_used": 0, "apps": []});
+    assert_eq!(api.send("GET", &quota, "").await, (200, unused));
+    let tier = async || api.send("GET", "/apps/example", "").await.1["process_tier"].clone();
+    assert_eq!(tier().await, "basic", "the CLI does not ask for a quota");
+
+    let id = wake_eco_dyno(&api, app.id, now_ms() - 600_000).await;
+    let scaled = api.send("PATCH", "/apps/example/formation/web", r#"{"size":"eco"}"#).await;
+    assert_eq!((scaled.0, &scaled.1["size"]), (200, &json!("Eco")));
+    assert_eq!(tier().await, "eco");
+    assert_eq!(api.send("GET", "/apps", "").await.1[0]["process_tier"], "eco", "in lists, too");
+    // Unless a month began within these minutes, all ten of them count.
+    let used = async || {
+        let (_, told) = api.send("GET", &quota, "").await;
+        assert_eq!(told["apps"][0]["app_uuid"], json!(app.id.0), "{told}");
+        assert_eq!(told["apps"][0]["quota_used"], told["quota_used"], "{told}");
+        told["quota_used"].as_i64().expect("seconds")
+    };
+    let begun = ferroku_core::eco_hours::Month::of(now_ms() - 600_000)
+        != ferroku_core::eco_hours::Month::of(now_ms());
+    assert!((if begun { 0 } else { 600 }..=7_200).contains(&used().await));
+    let ended: Result<(), StoreError> = async {
+        write!(&api.node.store, tx => {
+            dynos::end(&mut tx, id, DynoState::Down, None, now_ms() + 7_200_000).await
+        })
+    }
+    .await;
+    ended.expect("ended");
+    if !begun {
+        assert!((3_600..=7_200).contains(&used().await), "a clock that jumped is an hour at most");
+    }
+
+    let member = api.member("member@example.com").await;
+    assert_eq!(send(&member, Method::GET, &quota, json!({})).await.0, 403, "nobody else may see it");
+    let (status, own) = send(&member, Method::GET, "/accounts/~/actions/get-quota", json!({})).await;
+    assert_eq!((status, &own["quota_used"]), (200, &json!(0)));
 }
