@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use abuse::case::{After, Case};
 use abuse::recorder::{Recorder, Seen};
-use common::{Answer, Node, PATIENCE, app, header, short_timeouts};
+use common::{Answer, Node, PATIENCE, app, header, patient};
 use ferroku_router::limits::{ConnectionLimits, Timeouts};
 
 /// Short enough that cases which wait for the end of patience end soon.
 fn timeouts() -> Timeouts {
-    Timeouts { client_keep_alive: Duration::from_secs(1), ..short_timeouts() }
+    Timeouts { client_keep_alive: Duration::from_secs(2), idle: Duration::from_millis(900), ..patient() }
 }
 
 /// Plays one case. What went wrong, if anything.
@@ -164,7 +164,10 @@ fn a_head_that_comes_byte_by_byte_is_given_up_however_steadily_it_comes() {
 #[test]
 fn a_body_that_stalls_is_given_up_and_a_slow_one_is_not() {
     let recorder = Recorder::start();
-    let mut node = Node::start_with(timeouts(), vec![app(vec![recorder.dyno.target("web.1")])]);
+    let limit = Duration::from_secs(3);
+    let timeouts = Timeouts { first_byte: limit, idle: limit, ..timeouts() };
+    let pause = limit / 18;
+    let mut node = Node::start_with(timeouts, vec![app(vec![recorder.dyno.target("web.1")])]);
     let begin = |path: &str| {
         let mut stream = node.connect();
         write!(stream, "POST {path} HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 20\r\n\r\n").unwrap();
@@ -172,7 +175,6 @@ fn a_body_that_stalls_is_given_up_and_a_slow_one_is_not() {
     };
     let (mut slow, stalled) = (begin("/slow"), begin("/stalled"));
     // Longer in all than the limit for a stall, each byte well within it.
-    let pause = timeouts().idle / 10;
     for _ in 0..20 {
         std::thread::sleep(pause);
         slow.write_all(b"x").unwrap();
@@ -205,7 +207,7 @@ fn ask(mut stream: &TcpStream) -> Option<u16> {
 fn one_address_cannot_take_every_connection() {
     let recorder = Recorder::start();
     let limits = ConnectionLimits { per_address: 10, ..ConnectionLimits::default() };
-    let node = Node::start_limited(short_timeouts(), limits, vec![app(vec![recorder.dyno.target("web.1")])]);
+    let node = Node::start_limited(patient(), limits, vec![app(vec![recorder.dyno.target("web.1")])]);
     let mut flood: Vec<_> = (0..10).map(|_| connect_from(2, node.address)).collect();
     for stream in &flood {
         assert_eq!(ask(stream), Some(200));
@@ -227,7 +229,7 @@ fn one_address_cannot_take_every_connection() {
 fn beyond_the_limit_of_all_connections_new_ones_wait_and_are_then_served() {
     let recorder = Recorder::start();
     let limits = ConnectionLimits { in_all: 10, per_address: 10 };
-    let node = Node::start_limited(short_timeouts(), limits, vec![app(vec![recorder.dyno.target("web.1")])]);
+    let node = Node::start_limited(patient(), limits, vec![app(vec![recorder.dyno.target("web.1")])]);
     let mut first: Vec<_> = (0..10).map(|number| connect_from(2 + number % 2, node.address)).collect();
     for stream in &first {
         assert_eq!(ask(stream), Some(200));

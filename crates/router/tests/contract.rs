@@ -5,12 +5,12 @@ mod common;
 
 use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{Answer, Dyno, Node, app, header, read_head, short_timeouts};
+use common::{Answer, Dyno, Node, app, header, held_dyno, read_head};
 use ferroku_core::protocol::router::RouteApp;
-use ferroku_router::limits::Timeouts;
 
 #[test]
 fn a_thousand_headers_pass_and_more_do_not() {
@@ -133,17 +133,14 @@ fn a_pipeline_is_answered_in_its_order() {
 
 #[test]
 fn a_client_that_closes_its_sending_side_has_left_as_with_heroku() {
-    let dyno = Dyno::answering(|_, _| {
-        std::thread::sleep(Duration::from_millis(400));
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into()
-    });
-    let timeouts = Timeouts { first_byte: Duration::from_secs(5), ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
+    let (dyno, release) = held_dyno();
+    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(b"GET /half HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    dyno.wait_for_heads(1);
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let line = node.control.line("/half");
+    release.store(true, Ordering::SeqCst);
     assert!(
         line.starts_with("sock=client at=warning code=H27 desc=\"Client Request Interrupted\" "),
         "{line}"

@@ -5,10 +5,13 @@ mod common;
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, Dyno, Node, app, read_head};
+use common::{Answer, Dyno, Node, PATIENCE, app, patient, patiently, read_head, refusing};
 use ferroku_core::protocol::router::RouteApp;
+use ferroku_router::limits::{REUSE_UNSAFE_WITHIN, Timeouts};
 
 /// The end of every error line that no dyno was asked for.
 fn unasked(code: &str, description: &str, level: &str, status: u16) -> String {
@@ -93,7 +96,8 @@ fn an_apps_own_pages_are_shown_in_a_frame() {
 #[test]
 fn h12_when_the_first_byte_takes_too_long() {
     let dyno = Dyno::raw(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let timeouts = Timeouts { first_byte: Duration::from_millis(500), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let begun = Instant::now();
     assert_eq!(node.get("/f").status, 503);
     assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
@@ -105,11 +109,13 @@ fn an_upload_that_goes_on_is_no_timeout_and_one_that_stalls_is_h28() {
     let dyno = Dyno::answering(|_, body| {
         format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Got: {}\r\n\r\n", body.len())
     });
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let short = Duration::from_secs(3);
+    let timeouts = Timeouts { first_byte: short, idle: short, ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(b"POST /slow HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 6\r\n\r\n").unwrap();
     for _ in 0..6 {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(short / 5);
         stream.write_all(b"x").unwrap();
     }
     let answer = Answer::read(&mut BufReader::new(stream), false);
@@ -157,13 +163,22 @@ fn a_kept_connection_that_the_dyno_closes_costs_a_reader_nothing_and_is_never_re
         assert_eq!(node.get(&format!("/{round}")).status, 200);
     }
     assert_eq!(*dyno.connections.lock().unwrap(), 5);
-    // A fresh connection is in the pool now; the POST uses it, and its fate is unknown.
-    let post = node.send(
-        "POST /post HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-    );
-    assert_eq!(post.status, 503);
-    assert!(node.control.line("/post").contains("code=H13"));
-    assert_eq!(*dyno.connections.lock().unwrap(), 5);
+    // A fresh connection is in the pool now; the POST uses it, and its fate is unknown. One that has become old is left.
+    for round in 0.. {
+        let (begun, path) = (Instant::now(), format!("/post-{round}"));
+        assert_eq!(node.get("/fresh").status, 200);
+        let before = *dyno.connections.lock().unwrap();
+        let post = node.send(&format!(
+            "POST {path} HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        ));
+        if begun.elapsed() < REUSE_UNSAFE_WITHIN {
+            assert_eq!(post.status, 503);
+            assert!(node.control.line(&path).contains("code=H13"));
+            assert_eq!(*dyno.connections.lock().unwrap(), before);
+            break;
+        }
+        assert!(round < 60, "never within {REUSE_UNSAFE_WITHIN:?}");
+    }
 }
 
 #[test]
@@ -172,11 +187,12 @@ fn h15_when_a_response_stops_moving() {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let _ = read_head(&mut reader);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(1));
         let _ = stream.write_all(b"d");
         let _ = reader.read_to_end(&mut Vec::new());
     });
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let timeouts = Timeouts { idle: Duration::from_secs(3), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let begun = Instant::now();
     let mut stream = node.connect();
     stream.write_all(b"GET /f HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
@@ -184,7 +200,7 @@ fn h15_when_a_response_stops_moving() {
     let _ = stream.read_to_string(&mut text);
     assert!(text.ends_with("abcd"), "{text}");
     assert!(
-        begun.elapsed() >= Duration::from_millis(1300),
+        begun.elapsed() >= Duration::from_millis(3900),
         "each byte starts the time anew: {:?}",
         begun.elapsed()
     );
@@ -264,7 +280,12 @@ fn h19_when_a_dyno_takes_no_connection() {
         .collect();
     let mut target = Dyno::saying("").target("web.1");
     target.address = address;
-    let mut node = Node::start(vec![app(vec![target])]);
+    let timeouts = Timeouts {
+        connect: Duration::from_millis(300),
+        connect_budget: Duration::from_millis(1500),
+        ..patient()
+    };
+    let mut node = Node::start_with(timeouts, vec![app(vec![target])]);
     assert_eq!(node.get("/f").status, 503);
     let line = node.control.line("/f");
     assert!(line.starts_with("at=error code=H19 desc=\"Backend connection timeout\""), "{line}");
@@ -273,27 +294,30 @@ fn h19_when_a_dyno_takes_no_connection() {
 #[test]
 fn h20_when_no_dyno_comes_up_in_time_and_a_request_held_until_then_is_served() {
     let booting = RouteApp { booting: true, ..app(vec![]) };
-    let mut node = Node::start(vec![booting]);
+    let timeouts = Timeouts { boot: Duration::from_millis(700), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![booting.clone()]);
     let begun = Instant::now();
     assert_eq!(node.get("/f").status, 503);
     assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
     assert_eq!(node.control.line("/f"), unasked("H20", "App boot timeout", "error", 503));
 
     let dyno = Dyno::saying("up");
+    let mut node = Node::start(vec![booting]);
     let mut stream = node.connect();
     stream.write_all(b"GET /held HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    node.report(|report| report.apps.iter().any(|app| app.open_requests == 1));
     node.control.publish(vec![app(vec![dyno.target("web.1")])]);
     assert_eq!(Answer::read(&mut BufReader::new(stream), false).body, "up");
 }
 
 #[test]
 fn h21_when_every_dyno_refuses_and_another_one_is_asked_first() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = refusing();
     let dyno = Dyno::saying("ok");
     let mut refusing = Dyno::saying("").target("web.2");
-    refusing.address = closed;
-    let mut node = Node::start(vec![app(vec![refusing.clone(), dyno.target("web.1")])]);
+    refusing.address = closed.local_addr().unwrap();
+    let timeouts = Timeouts { connect_budget: Duration::from_millis(1500), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![refusing.clone(), dyno.target("web.1")])]);
     for _ in 0..20 {
         let post = node.send(
             "POST /p HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx",
@@ -309,9 +333,12 @@ fn h21_when_every_dyno_refuses_and_another_one_is_asked_first() {
 
 #[test]
 fn h27_when_the_client_leaves_before_or_amid_the_answer() {
-    let dyno = Dyno::raw(|mut stream| {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = seen.clone();
+    let dyno = Dyno::raw(move |mut stream| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let head = read_head(&mut reader).unwrap();
+        counter.fetch_add(1, Ordering::SeqCst);
         if head.starts_with("GET /amid") {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
         }
@@ -320,7 +347,7 @@ fn h27_when_the_client_leaves_before_or_amid_the_answer() {
     let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(b"GET /before HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    patiently(|| seen.load(Ordering::SeqCst) == 1);
     drop(stream);
     let line = node.control.line("/before");
     assert!(
@@ -341,7 +368,7 @@ fn h27_when_the_client_leaves_before_or_amid_the_answer() {
     stream
         .write_all(b"POST /upload HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 5\r\n\r\nab")
         .unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    patiently(|| seen.load(Ordering::SeqCst) == 3);
     drop(stream);
     let line = node.control.line("/upload");
     assert!(line.starts_with("sock=client at=warning code=H27"), "{line}");
@@ -351,7 +378,8 @@ fn h27_when_the_client_leaves_before_or_amid_the_answer() {
 fn h28_when_the_client_takes_no_byte_of_the_answer() {
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 32 << 20, "x".repeat(32 << 20));
     let dyno = Dyno::answering(move |_, _| answer.clone());
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let timeouts = Timeouts { idle: Duration::from_millis(900), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(b"GET /f HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").unwrap();
     let line = node.control.line("/f");
@@ -360,14 +388,10 @@ fn h28_when_the_client_takes_no_byte_of_the_answer() {
 
 #[test]
 fn h99_when_all_dynos_stay_quarantined() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = refusing();
     let mut target = Dyno::saying("").target("web.1");
-    target.address = closed;
-    let timeouts = ferroku_router::limits::Timeouts {
-        quarantine: Duration::from_secs(60),
-        connect_budget: Duration::from_millis(500),
-        ..common::short_timeouts()
-    };
+    target.address = closed.local_addr().unwrap();
+    let timeouts = Timeouts { quarantine: PATIENCE, connect_budget: Duration::from_millis(500), ..patient() };
     let mut node = Node::start_with(timeouts, vec![app(vec![target])]);
     assert_eq!(node.get("/first").status, 503);
     assert_eq!(node.get("/f").status, 503);
@@ -380,9 +404,7 @@ fn h11_when_too_many_requests_wait_for_a_dyno() {
         let mut reader = BufReader::new(stream);
         let _ = reader.read_to_end(&mut Vec::new());
     });
-    let timeouts =
-        ferroku_router::limits::Timeouts { first_byte: Duration::from_secs(20), ..common::short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
+    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let waiting: Vec<_> = (0..200)
         .map(|_| {
             let mut stream = node.connect();
@@ -390,11 +412,7 @@ fn h11_when_too_many_requests_wait_for_a_dyno() {
             stream
         })
         .collect();
-    let deadline = Instant::now() + common::PATIENCE;
-    while *dyno.connections.lock().unwrap() < 200 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    patiently(|| *dyno.connections.lock().unwrap() == 200);
     assert_eq!(node.get("/f").status, 503);
     assert_eq!(node.control.line("/f"), unasked("H11", "Backlog too deep", "error", 503));
     drop(waiting);

@@ -11,9 +11,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Dyno, Node, PATIENCE, app, header};
+use common::{Dyno, Node, PATIENCE, app, header, patient};
 use ferroku_core::DynoId;
 use ferroku_core::protocol::router::{RouteApp, Target, TargetState};
+use ferroku_router::limits::Timeouts;
 use futures::StreamExt;
 use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -284,7 +285,8 @@ fn flood(node: &Node, rounds: u32, next: impl Fn(u32) -> Vec<u8>) -> Option<u32>
     stream.write_all(PREFACE).unwrap();
     stream.write_all(&frame(4, 0, 0, &[])).unwrap();
     let broken = (0..rounds).find(|round| stream.write_all(&next(*round)).is_err());
-    let deadline = Instant::now() + Duration::from_secs(3);
+    // Sooner than a connection is closed for another reason.
+    let deadline = Instant::now() + PATIENCE / 2;
     while !closed.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -337,13 +339,8 @@ fn floods_end_their_connection_and_reach_no_dyno() {
 
 #[test]
 fn an_idle_http2_connection_is_closed() {
-    let node = Node::start_with(
-        ferroku_router::limits::Timeouts {
-            client_keep_alive: Duration::from_millis(300),
-            ..common::short_timeouts()
-        },
-        vec![],
-    );
+    let node =
+        Node::start_with(Timeouts { client_keep_alive: Duration::from_millis(300), ..patient() }, vec![]);
     let mut stream = node.connect();
     stream.write_all(PREFACE).unwrap();
     stream.write_all(&frame(4, 0, 0, &[])).unwrap();
@@ -357,7 +354,8 @@ fn h28_when_a_client_stops_taking_one_response_of_an_http2_connection() {
     let dyno = Dyno::answering(|_, _| {
         format!("HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(3_000_000))
     });
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let timeouts = Timeouts { idle: Duration::from_millis(900), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream.write_all(PREFACE).unwrap();
     stream.write_all(&frame(4, 0, 0, &[])).unwrap();

@@ -56,7 +56,7 @@ fn they_are_handed_over_byte_for_byte_and_told_apart_from_http() {
 #[test]
 fn one_that_never_closes_is_closed_when_control_has_closed() {
     let limits = ferroku_router::limits::ConnectionLimits { per_address: 1, ..Default::default() };
-    let node = Node::start_limited(common::short_timeouts(), limits, Vec::new());
+    let node = Node::start_limited(common::patient(), limits, Vec::new());
     let control = socket::bind(&node.folder.path().join("ssh.sock")).unwrap();
     let mut client = node.connect();
     client.write_all(b"SSH-2.0-test\r\n").unwrap();

@@ -5,13 +5,13 @@
 mod common;
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Answer, Control, Dyno, Node, PATIENCE, app, short_timeouts};
+use common::{Answer, Control, Dyno, Node, app, held_dyno, patient, patiently, refusing};
 use ferroku_core::DynoId;
 use ferroku_core::protocol::router::{Asleep, LATENCY_BOUNDS_MS, RouteApp, Target, TargetState};
 use ferroku_router::limits::Timeouts;
@@ -27,8 +27,7 @@ fn begin(node: &Node, path: &str) -> std::thread::JoinHandle<Answer> {
 fn a_request_wakes_a_sleeping_app_and_is_served_when_it_is_up() {
     let dyno = Dyno::saying("good morning");
     let asleep = RouteApp { asleep: true, ..app(vec![]) };
-    let timeouts = Timeouts { boot: PATIENCE, ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![asleep.clone()]);
+    let mut node = Node::start(vec![asleep.clone()]);
     node.control.hear(Duration::from_millis(300));
     assert!(node.control.woken.is_empty(), "nobody has asked for it");
     let held = begin(&node, "/");
@@ -79,25 +78,6 @@ impl Door {
     }
 }
 
-/// A dyno that answers only once the flag is set.
-fn held_dyno() -> (Dyno, Arc<AtomicBool>) {
-    let release = Arc::new(AtomicBool::new(false));
-    let go = release.clone();
-    let dyno = Dyno::answering(move |_, _| {
-        patiently(|| go.load(Ordering::SeqCst));
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
-    });
-    (dyno, release)
-}
-
-/// Returns once it is so, or when patience ran out: what follows tells.
-fn patiently(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[test]
 fn a_frozen_dyno_is_woken_before_it_gets_a_request_and_once_for_each_sleep() {
     let dyno = Dyno::saying("good morning");
@@ -122,10 +102,9 @@ fn a_frozen_dyno_is_woken_before_it_gets_a_request_and_once_for_each_sleep() {
 fn a_dyno_that_is_put_to_sleep_while_it_answers_is_kept_awake() {
     let (dyno, release) = held_dyno();
     let door = Door::open();
-    let timeouts = Timeouts { first_byte: PATIENCE, ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
+    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
     let running = begin(&node, "/");
-    patiently(|| !dyno.heads.lock().unwrap().is_empty());
+    dyno.wait_for_heads(1);
     node.control.publish(vec![app(vec![door.target(&dyno, 3)])]);
     patiently(|| !door.woken().is_empty());
     assert_eq!(door.woken(), [3]);
@@ -138,15 +117,14 @@ fn of_a_dyno_that_cannot_be_woken_control_is_told_and_the_next_table_decides() {
     let dyno = Dyno::saying("another one");
     let mut gone = dyno.target("web.1");
     gone.asleep = Some(Asleep { wake_socket: "/nonexistent/wake".into(), sleep_id: 1 });
-    let timeouts = Timeouts { boot: PATIENCE, ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![app(vec![gone.clone()])]);
+    let mut node = Node::start(vec![app(vec![gone.clone()])]);
     let held = begin(&node, "/");
     node.control.until("control to be told", |control| !control.woken.is_empty());
     assert!(dyno.heads.lock().unwrap().is_empty() && !held.is_finished());
     node.control.publish(vec![app(vec![dyno.target("web.1")])]);
     assert_eq!(held.join().unwrap().body, "another one");
 
-    let timeouts = Timeouts { boot: Duration::from_millis(500), ..short_timeouts() };
+    let timeouts = Timeouts { boot: Duration::from_millis(500), ..patient() };
     let mut node = Node::start_with(timeouts, vec![app(vec![gone])]);
     assert_eq!(begin(&node, "/late").join().unwrap().status, 503);
     assert!(node.control.line("/late").starts_with("at=error code=H20 "));
@@ -156,10 +134,9 @@ fn of_a_dyno_that_cannot_be_woken_control_is_told_and_the_next_table_decides() {
 fn an_app_with_a_limit_of_its_own_answers_h11_beyond_it() {
     let (dyno, release) = held_dyno();
     let limited = RouteApp { max_requests: Some(2), ..app(vec![dyno.target("web.1")]) };
-    let timeouts = Timeouts { first_byte: PATIENCE, ..short_timeouts() };
-    let mut node = Node::start_with(timeouts, vec![limited.clone()]);
+    let mut node = Node::start(vec![limited.clone()]);
     let running: Vec<_> = (0..2).map(|number| begin(&node, &format!("/{number}"))).collect();
-    patiently(|| dyno.heads.lock().unwrap().len() == 2);
+    dyno.wait_for_heads(2);
     assert_eq!(begin(&node, "/over").join().unwrap().status, 503);
     let line = node.control.line("/over");
     assert!(line.starts_with("at=error code=H11 desc=\"Backlog too deep\" "), "{line}");
@@ -170,7 +147,7 @@ fn an_app_with_a_limit_of_its_own_answers_h11_beyond_it() {
     // Those that wait for a dyno count too.
     node.control.publish(vec![RouteApp { booting: true, targets: vec![], ..limited }]);
     let held: Vec<_> = (0..2).map(|number| begin(&node, &format!("/held-{number}"))).collect();
-    std::thread::sleep(Duration::from_millis(200));
+    node.report(|report| report.apps.iter().any(|app| app.open_requests == 2));
     assert_eq!(begin(&node, "/one-more").join().unwrap().status, 503);
     assert!(node.control.line("/one-more").contains("code=H11"));
     node.control.publish(vec![app(vec![dyno.target("web.1")])]);
@@ -221,8 +198,9 @@ fn adding(dyno_id: DynoId, address: SocketAddr) -> Target {
 #[test]
 fn a_dyno_that_is_being_added_is_probed_and_gets_nothing_before_it_is_healthy() {
     let old = Dyno::saying("old");
-    // Bound and closed: nobody listens there, until the dyno does.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there, until the dyno does.
+    let socket = refusing();
+    let address = socket.local_addr().unwrap();
     let new = DynoId(Uuid::new_v4());
     let mut node = Node::start(vec![app(vec![old.target("web.1"), adding(new, address)])]);
     node.control.until("the first report", |control| !control.probed.is_empty());
@@ -234,7 +212,7 @@ fn a_dyno_that_is_being_added_is_probed_and_gets_nothing_before_it_is_healthy() 
     for _ in 0..20 {
         assert_eq!(node.get("/").body, "old");
     }
-    let _listener = TcpListener::bind(address).unwrap();
+    rustix::net::listen(&socket, 8).unwrap();
     node.control.until("the dyno to be healthy", |control| control.probed.iter().any(|one| one.healthy));
     assert_eq!(node.control.probed.len(), 2, "news only: {:?}", node.control.probed);
     assert!(node.control.drained.is_empty(), "a dyno that never served is not drained");
@@ -284,11 +262,8 @@ fn requests_are_counted_by_status_code_time_and_bytes() {
     }
     let open = node.connect();
     node.control.until("every record", |control| control.records.len() == 4);
-    // A report comes at once to a control that connects.
-    node.control.disconnect();
-    node.control = Control::connect(&node.socket());
-    node.control.until("a report", |control| control.metrics.is_some());
-    let report = node.control.metrics.clone().unwrap();
+    // The last connection may still wait to be accepted.
+    let report = node.report(|report| report.accepted_connections >= 5);
     assert_eq!(report.instance, node.control.instance);
     assert!(report.open_connections >= 1 && report.accepted_connections == 5, "{report:?}");
     let [app] = report.apps.as_slice() else { panic!("{report:?}") };

@@ -6,7 +6,7 @@ mod common;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 
-use common::{Control, Dyno, Node, app, short_timeouts};
+use common::{Control, Dyno, Node, app, patient};
 use ferroku_core::protocol::router::{Certificate, RouteApp, RouteTable, ToRouter};
 use ferroku_router::limits::ConnectionLimits;
 use ferroku_router::{Listener, Router, RouterConfig, socket};
@@ -253,7 +253,7 @@ fn a_new_router_lets_tls_clients_wait_until_control_has_sent_the_keys() {
     let old = node.router.take().unwrap();
     old.leave();
     old.wait();
-    node.router = Some(common::start_router(node.folder.path(), &node.listener, short_timeouts()));
+    node.router = Some(common::start_router(node.folder.path(), &node.listener, patient()));
     let address = node.address;
     let waiting =
         std::thread::spawn(move || text(&authority.curl(address, &[], "https://a.example.com:PORT/")));
@@ -281,7 +281,7 @@ fn clear_text_is_sent_to_https_when_the_app_says_so() {
         binary_digest: String::new(),
         workers: 2,
         trusted_uid: rustix::process::geteuid().as_raw(),
-        timeouts: short_timeouts(),
+        timeouts: patient(),
         connection_limits: ConnectionLimits::default(),
         ssh_socket: None,
     })

@@ -6,7 +6,8 @@ mod common;
 use std::io::{BufReader, Read, Write};
 use std::time::Duration;
 
-use common::{Dyno, Node, app, header, read_head};
+use common::{Dyno, Node, app, header, patient, read_head};
+use ferroku_router::limits::Timeouts;
 
 /// Answers the handshake and echoes every byte, until it reads `q`.
 fn echo() -> Dyno {
@@ -76,7 +77,8 @@ fn bytes_go_both_ways_after_an_upgrade_to_anything() {
 #[test]
 fn an_upgraded_connection_without_traffic_is_closed_as_h15() {
     let dyno = echo();
-    let mut node = Node::start(vec![app(vec![dyno.target("web.1")])]);
+    let timeouts = Timeouts { idle: Duration::from_millis(900), ..patient() };
+    let mut node = Node::start_with(timeouts, vec![app(vec![dyno.target("web.1")])]);
     let mut stream = node.connect();
     stream
         .write_all(

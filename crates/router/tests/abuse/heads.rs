@@ -3,14 +3,14 @@
 //!
 //! "Accepted" is what the router has logged; that each of them had a request line of its own is counted in the bytes.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ferroku_router::limits::Timeouts;
 
 use super::recorder::{Recorder, Seen};
-use crate::common::{Node, PATIENCE, app, header, short_timeouts};
+use crate::common::{Answer, Node, PATIENCE, app, header, patient, patiently};
 
 /// Ends most of what is left open, and is itself the request that a smuggler would like to prefix.
 const END: &[u8] = b"\r\n\r\nGET /end HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n";
@@ -35,7 +35,7 @@ impl Heads {
         let timeouts = Timeouts {
             client_keep_alive: Duration::from_millis(40),
             idle: Duration::from_millis(100),
-            ..short_timeouts()
+            ..patient()
         };
         let node = Node::start_with(timeouts, vec![app(vec![recorder.dyno.target("web.1")])]);
         Self { node, recorder, count: 0, late: Vec::new() }
@@ -57,7 +57,7 @@ impl Heads {
         let _ = stream.read_to_end(&mut answers);
         drop(stream);
         let probe = format!("/probe-{}", self.count);
-        assert_eq!(self.node.get(&probe).status, 200);
+        self.probe(&probe);
         let shown = String::from_utf8_lossy(&wire).into_owned();
         let seen = self.seen(&format!("GET {probe}"));
         let broken = self.recorder.broken();
@@ -85,6 +85,17 @@ impl Heads {
         assert!(of_this <= request_lines, "{records:#?} were made of {shown:?}");
         self.late.splice(0..0, records);
         self.late.truncate(LATE_RECORDS);
+    }
+
+    /// Asks until it is answered: with so little time, a connection may end before its request was written.
+    fn probe(&self, path: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n");
+        patiently(|| {
+            let mut stream = self.node.connect();
+            let _ = stream.write_all(request.as_bytes());
+            let answer = Answer::try_read(&mut BufReader::new(stream), false);
+            answer.is_ok_and(|answer| answer.status == 200)
+        });
     }
 
     /// What reached the dyno before the probe.

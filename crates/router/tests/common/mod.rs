@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,18 +24,19 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// Longest time anything here waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Times short enough for tests that provoke each of them.
-pub fn short_timeouts() -> Timeouts {
+/// Times that nothing runs into, on a busy machine either: a test shortens what it provokes. Only the end of a router is
+/// as short as a test wants it.
+pub fn patient() -> Timeouts {
     Timeouts {
-        connect: Duration::from_millis(300),
+        connect: PATIENCE,
         quarantine: Duration::from_millis(400),
-        connect_budget: Duration::from_millis(1500),
-        first_byte: Duration::from_millis(500),
-        idle: Duration::from_millis(900),
-        boot: Duration::from_millis(700),
-        client_keep_alive: Duration::from_secs(5),
+        connect_budget: PATIENCE,
+        first_byte: PATIENCE,
+        idle: PATIENCE,
+        boot: PATIENCE,
+        client_keep_alive: PATIENCE,
         leave_idle: Duration::from_millis(300),
         drain: Duration::from_secs(3),
         ..Timeouts::default()
@@ -50,9 +52,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// A router with short timeouts and a connected control that has published `apps`.
+    /// A patient router and a connected control that has published `apps`.
     pub fn start(apps: Vec<RouteApp>) -> Self {
-        Self::start_with(short_timeouts(), apps)
+        Self::start_with(patient(), apps)
     }
 
     pub fn start_with(timeouts: Timeouts, apps: Vec<RouteApp>) -> Self {
@@ -89,6 +91,22 @@ impl Node {
 
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("router.sock")
+    }
+
+    /// What the router has counted, once it is so: a control that connects gets a report at once.
+    pub fn report(&mut self, is_so: impl Fn(&MetricsReport) -> bool) -> MetricsReport {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.control.disconnect();
+            self.control = Control::connect(&self.socket());
+            self.control.until("a report", |control| control.metrics.is_some());
+            let report = self.control.metrics.clone().unwrap();
+            if is_so(&report) {
+                return report;
+            }
+            assert!(Instant::now() < deadline, "{report:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -354,6 +372,17 @@ pub fn read_head(stream: &mut impl BufRead) -> std::io::Result<String> {
     }
 }
 
+/// Dynos that answer only once the flag is set.
+pub fn held_dyno() -> (Dyno, Arc<AtomicBool>) {
+    let release = Arc::new(AtomicBool::new(false));
+    let go = release.clone();
+    let dyno = Dyno::answering(move |_, _| {
+        patiently(|| go.load(Ordering::SeqCst));
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()
+    });
+    (dyno, release)
+}
+
 /// A web dyno: calls `serve` with each connection, on a thread of its own.
 pub struct Dyno {
     pub address: SocketAddr,
@@ -434,8 +463,29 @@ impl Dyno {
         Target { state: TargetState::Draining, ..self.target(name) }
     }
 
+    /// Waits for its next requests, until it has had as many.
+    pub fn wait_for_heads(&self, count: usize) {
+        patiently(|| self.heads.lock().unwrap().len() >= count);
+    }
+
     pub fn last_head(&self) -> String {
         self.heads.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+/// A socket whose address is its own and which does not listen: connections to it are refused.
+pub fn refusing() -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    socket.into()
+}
+
+/// Returns once it is so, or when patience ran out: what follows tells.
+pub fn patiently(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
