@@ -98,6 +98,12 @@ pub async fn by_token_hash(
     token_hash: &str,
     now: Millis,
 ) -> Result<Option<(Account, OauthAuthorization)>> {
+    let writes = store.recent.writes.so_far();
+    if let Some(holder) = store.recent.holders.get(writes, token_hash) {
+        return Ok(
+            Some(holder).filter(|(_, authorization)| authorization.expires_at.is_none_or(|at| at > now))
+        );
+    }
     let row = sqlx::query(
         "SELECT * FROM oauth_authorization WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
     )
@@ -106,7 +112,11 @@ pub async fn by_token_hash(
     .fetch_optional(store.reader())
     .await
     .map_err(failed("look an access token up"))?;
-    holder(store, row).await
+    let found = holder(store, row).await?;
+    if let Some(holder) = &found {
+        store.recent.holders.put(writes, token_hash.to_owned(), holder.clone());
+    }
+    Ok(found)
 }
 
 /// Whose authorization this is, if it has not expired at `now`.

@@ -158,13 +158,21 @@ pub async fn create_in(
 /// # Errors
 /// The database failed.
 pub async fn find(store: &Store, id_or_name: &str) -> Result<Option<App>> {
+    let writes = store.recent.writes.so_far();
+    if let Some(app) = store.recent.apps.get(writes, id_or_name) {
+        return Ok(Some(app));
+    }
     // No name has an id's form: names are shorter.
     let query = match id_or_name.parse::<AppId>() {
         Ok(_) => sqlx::query(select!("WHERE id = $1")),
         Err(_) => sqlx::query(select!("WHERE name = $1")),
     };
     let row = query.bind(id_or_name).fetch_optional(store.reader()).await.map_err(failed("find an app"))?;
-    row.as_ref().map(app).transpose()
+    let found = row.as_ref().map(app).transpose()?;
+    if let Some(app) = &found {
+        store.recent.apps.put(writes, id_or_name.to_owned(), app.clone());
+    }
+    Ok(found)
 }
 
 /// The app with this id.

@@ -36,6 +36,7 @@ pub mod mailed_tokens;
 pub mod node_settings;
 pub mod oauth_authorizations;
 pub mod oauth_clients;
+mod recent;
 pub mod releases;
 mod row;
 pub mod seal;
@@ -50,6 +51,10 @@ pub mod two_factor;
 pub use error::StoreError;
 pub use seal::MasterKey;
 
+use ferroku_core::account::Account;
+use ferroku_core::app::App;
+use ferroku_core::oauth_authorization::OauthAuthorization;
+use recent::{Recent, Writes};
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, Transaction};
@@ -99,6 +104,17 @@ pub struct Store {
     read: AnyPool,
     write: AnyPool,
     key: Arc<MasterKey>,
+    recent: Arc<RecentReads>,
+}
+
+/// What nearly every request asks for: whose token it has, and the app that it names.
+#[derive(Default)]
+struct RecentReads {
+    writes: Writes,
+    /// By the token's hash.
+    holders: Recent<String, (Account, OauthAuthorization)>,
+    /// By what it was asked for: its id or its name.
+    apps: Recent<String, App>,
 }
 
 impl Store {
@@ -131,7 +147,7 @@ impl Store {
                 (pool.clone(), pool)
             }
         };
-        let store = Self { engine, read, write, key: Arc::new(key) };
+        let store = Self { engine, read, write, key: Arc::new(key), recent: Arc::default() };
         store.migrate().await?;
         Ok(store)
     }
@@ -176,11 +192,11 @@ impl Store {
         attempt: u32,
     ) -> Option<Result<T>> {
         let result = match result {
-            Ok(value) => transaction
-                .commit()
-                .await
-                .map(|()| value)
-                .map_err(|source| StoreError::Query { action: "commit", source }),
+            Ok(value) => {
+                let committed = transaction.commit().await;
+                self.recent.writes.one_more();
+                committed.map(|()| value).map_err(|source| StoreError::Query { action: "commit", source })
+            }
             Err(error) => {
                 // A rollback that fails leaves a broken connection, which the pool drops.
                 let _ = transaction.rollback().await;

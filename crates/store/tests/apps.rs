@@ -71,6 +71,34 @@ async fn release(
     })
 }
 
+/// Rows are kept from one read to the next only while nothing is written.
+#[tokio::test]
+async fn whoever_has_seen_a_write_never_reads_what_was_before_it() {
+    each_database(|store| async move {
+        let actor = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &actor).await;
+        for round in 0..20 {
+            let (name, other) = if round % 2 == 0 { ("shop", "store") } else { ("store", "shop") };
+            for _ in 0..2 {
+                let read = apps::find(&store, name).await.expect("read").expect("its name");
+                assert_eq!((read.id, read.maintenance), (shop.id, round % 3 == 1));
+            }
+            let change = AppChange {
+                name: Some(other.to_owned()),
+                maintenance: Some((round + 1) % 3 == 1),
+                ..AppChange::default()
+            };
+            apps::update(&store, shop.id, &change, &actor, 2).await.expect("changed");
+            assert_eq!(
+                apps::find(&store, name).await.expect("read"),
+                None,
+                "another's name now, or nobody's"
+            );
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_app_begins_with_two_releases_their_events_and_its_owner() {
     each_database(|store| async move {
