@@ -117,7 +117,7 @@ fn a_domain_that_leads_here_gets_a_certificate_and_another_its_reason() {
 
 #[test]
 fn a_certificate_is_renewed_before_it_expires() {
-    let fixture = Fixture::start(45);
+    let fixture = Fixture::start(90);
     fixture.node.run("heroku domains:add www.example.com -a shop").succeeded();
     fixture.node.run("heroku certs:auto:enable -a shop").succeeded();
     fixture.wait_for_status("www.example.com", "cert issued");

@@ -12,10 +12,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The kernel takes links and loop devices away a little after their last user is gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Dynos that were replaced are removed in the background.
-const STRAY_PATIENCE: Duration = Duration::from_secs(20);
+/// Dynos that were replaced drain for up to 30 s, are given another 30 s to end, and are removed in the background.
+const STRAY_PATIENCE: Duration = Duration::from_secs(120);
 /// A node keeps so many network namespaces ready.
 const READY_LINKS: usize = 4;
 

@@ -10,6 +10,7 @@ pub mod leak;
 pub mod mask;
 pub mod node;
 pub mod pebble;
+pub mod ports;
 pub mod postgres;
 pub mod requests;
 pub mod schema;

@@ -12,7 +12,7 @@
 use crate::command::{self, CommandOutput};
 use crate::disk::SmallDisk;
 use crate::tunnel::Tunnel;
-use crate::{leak, mask, schema, traffic};
+use crate::{leak, mask, ports, schema, traffic};
 use serde::Deserialize;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -24,8 +24,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A node starts in about a second; a machine that builds meanwhile is given a minute.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// A node starts in about a second, and what is waited for comes soon; a machine that does much else is given minutes.
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// Dynos have 30 s to drain.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// One command line: the longest is a first push, which installs an app's dependencies.
@@ -39,8 +39,11 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/tests/clie
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools");
 
 /// Commands for the lines of tables.
-const TOOLS_OF_OURS: [(&str, &str); 2] =
-    [("terminal", include_str!("terminal.py")), ("port80", include_str!("port80.py"))];
+const TOOLS_OF_OURS: [(&str, &str); 3] = [
+    ("terminal", include_str!("terminal.py")),
+    ("soon", include_str!("soon.py")),
+    ("port80", include_str!("port80.py")),
+];
 
 /// The node's first account, as DIR/owner.json has it.
 #[derive(Debug, Clone, Deserialize)]
@@ -97,8 +100,8 @@ impl TestNode {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("our own folder");
         let disk = options.disk_bytes.map(|bytes| SmallDisk::mount(folder.path(), bytes));
         let data = disk.as_ref().map_or(folder.path(), |disk| &disk.folder).join("data");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (supervisor, api, router) = spawn(&data, folder.path(), &options, any, any);
+        let [api, router] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (supervisor, api, router) = spawn(&data, folder.path(), &options, api, router);
         let owner = fs::read(data.join("owner.json")).expect("the node writes it at its first start");
         let owner: Owner = serde_json::from_slice(&owner).expect("owner.json is valid");
         let work = folder.path().join("work");
@@ -232,9 +235,11 @@ impl TestNode {
     /// # Panics
     /// When none comes.
     pub fn kill_process(&self, name: &str) {
-        let old = self.pid_of(name).expect("it runs");
-        kill(old);
-        self.wait_for_another(name, Some(old));
+        // At a crash point it may be between two lives.
+        self.wait_for(name, || self.pid_of(name).is_some());
+        let old = self.pid_of(name);
+        kill(old.expect("it was there a moment ago"));
+        self.wait_for_another(name, old);
     }
 
     /// Waits until `control` or `router` serves with another process id than `old`.
@@ -309,7 +314,7 @@ impl TestNode {
         }
     }
 
-    /// The clients, `terminal` and `port80` (see `terminal.py`, `port80.py`).
+    /// The clients, `terminal`, `soon` and `port80` (see `terminal.py`, `soon.py`, `port80.py`).
     fn path_of_commands(&self) -> String {
         format!("{}:{}", self.folder.path().join("bin").display(), path_of_clients())
     }
@@ -416,9 +421,13 @@ fn spawn(
     (child, api, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
+/// What ended by itself meanwhile is as dead as it was to be.
 pub(crate) fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("{pid:?} cannot be killed: {error}"),
+    }
 }
 
 pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {

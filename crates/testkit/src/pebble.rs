@@ -4,15 +4,15 @@
 //! Made in two steps, because node and authority must know of each other: [`TestAuthority::prepare`] chooses ports and
 //! makes the authority's own certificate; [`TestAuthority::serve`] starts it once the router's port is known.
 
+use crate::ports;
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Both programs are up within a second; a machine that builds meanwhile is given half a minute.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// Both programs are up within a second; a machine that builds meanwhile is given two.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// An authority on free ports of 127.0.0.1; gone with this value.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl TestAuthority {
         let output =
             Command::new("bash").args(["-c", script]).current_dir(folder.path()).output().expect("bash runs");
         assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-        let [port, management_port, dns_port, dns_management_port] = free_ports();
+        let [port, management_port, dns_port, dns_management_port] = ports::free();
         let authority =
             Self { folder, port, management_port, dns_port, dns_management_port, children: Vec::new() };
         let path = |name: &str| authority.folder.path().join(name).display().to_string();
@@ -157,9 +157,4 @@ impl Drop for TestAuthority {
             let _ = child.wait();
         }
     }
-}
-
-fn free_ports() -> [u16; 4] {
-    let bound = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    bound.each_ref().map(|listener| listener.local_addr().expect("bound").port())
 }

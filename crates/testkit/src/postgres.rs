@@ -1,7 +1,7 @@
 //! A PostgreSQL cluster of a test's own: made in a temporary folder, gone with it.
 
+use crate::ports;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -31,8 +31,7 @@ impl TestPostgres {
             |command| command.args(["--auth=trust", "--no-sync", "--username=postgres", "-D"]).arg(&data),
             true,
         );
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let [port] = ports::free();
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=100"
         );

@@ -14,6 +14,16 @@ import termios
 import time
 
 LIMIT_SECONDS = 120
+# Some prompts read whole lines, and never leave that mode.
+RAW_LIMIT_SECONDS = 1
+
+
+def wait_until_read(terminal):
+    """A prompt is shown before its program reads in raw mode."""
+    deadline = time.monotonic() + RAW_LIMIT_SECONDS
+    while time.monotonic() < deadline and termios.tcgetattr(terminal)[3] & termios.ICANON:
+        time.sleep(0.02)
+    time.sleep(0.1)
 
 
 def main():
@@ -26,9 +36,10 @@ def main():
     answers = list(zip(arguments[0:split:2], arguments[1:split:2]))
     command = arguments[split + 1:]
     pid, terminal = pty.fork()
+    size = struct.pack("HHHH", rows, columns, 0, 0)
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, size)
         os.execvp(command[0], command)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     shown = b""
     looked = 0
     deadline = time.monotonic() + LIMIT_SECONDS
@@ -37,8 +48,7 @@ def main():
             found = shown.find(answers[0][0].encode(), looked)
             if found >= 0:
                 looked = len(shown)
-                # A prompt is shown before its program reads in raw mode.
-                time.sleep(0.3)
+                wait_until_read(terminal)
                 os.write(terminal, answers.pop(0)[1].encode() + b"\r")
         readable, _, _ = select.select([terminal], [], [], 0.1)
         if not readable:

@@ -62,7 +62,7 @@ impl Tunnel {
     /// # Panics
     /// Never in practice: a thread of the forwarder would have had to.
     pub fn take(&self) -> Vec<Recording> {
-        let deadline = Instant::now() + Duration::from_millis(300);
+        let deadline = Instant::now() + Duration::from_millis(100);
         while self.open.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }

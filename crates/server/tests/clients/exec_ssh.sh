@@ -50,10 +50,10 @@ echo "== refused"
 enter other "$(cat rsa.user)" id 2>/dev/null; echo "another key: $?"
 enter rsa nobody id 2>/dev/null; echo "another user: $?"
 enter rsa "$(cat ed25519.user)" id 2>/dev/null; echo "another registration's user: $?"
-timeout 20 ssh "${options[@]}" -o PreferredAuthentications=password -p 80 "$(cat rsa.user)@localhost" id 2>/dev/null; echo "a password: $?"
-timeout 20 ssh "${options[@]}" -i rsa -p 80 -N -R 9999:localhost:80 -o ExitOnForwardFailure=yes "$(cat rsa.user)@localhost"; echo "a port of the node: $?"
+timeout 60 ssh "${options[@]}" -o PreferredAuthentications=password -p 80 "$(cat rsa.user)@localhost" id 2>/dev/null; echo "a password: $?"
+timeout 60 ssh "${options[@]}" -i rsa -p 80 -N -R 9999:localhost:80 -o ExitOnForwardFailure=yes "$(cat rsa.user)@localhost"; echo "a port of the node: $?"
 garbage() { printf 'SSH-2.0-garbage\r\n'; head -c 40000 /dev/zero | tr '\0' A; }
-exec 4<>/dev/tcp/127.0.0.1/80; garbage >&4 2>/dev/null; timeout 40 head -c 15 <&4; echo; timeout 40 cat <&4 >/dev/null; echo "garbage: $?"
+exec 4<>/dev/tcp/127.0.0.1/80; garbage >&4 2>/dev/null; timeout 90 head -c 15 <&4; echo; timeout 90 cat <&4 >/dev/null; echo "garbage: $?"
 wait $silent; echo "silence: $?"
 echo "== bad requests"
 ask -X PUT -u "$app:wrong" -d '{"client_key": "x"}' "$api/web.1"; echo
