@@ -34,6 +34,7 @@ pub mod region;
 pub mod release;
 pub mod slug;
 pub mod sni_endpoint;
+pub mod source;
 pub mod stack;
 pub mod team;
 pub mod timestamp;

@@ -12,6 +12,16 @@ pub enum BuildStatus {
     Failed,
 }
 
+/// Where the source archive of a build that no push brought came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildSource {
+    /// Without user, password, query and fragment, any of which may be a secret.
+    pub url: String,
+    /// `SHA256:` and hex, when the client gave it; the archive was checked against it.
+    pub checksum: Option<String>,
+    pub version_description: Option<String>,
+}
+
 /// A build as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
@@ -22,7 +32,9 @@ pub struct Build {
     pub stack: String,
     /// Buildpack URLs or names in order.
     pub buildpacks: Vec<String>,
-    /// The commit that was pushed.
+    /// None: it was pushed by git.
+    pub source: Option<BuildSource>,
+    /// The commit that was pushed, or the version that the client named.
     pub source_version: Option<String>,
     pub slug_id: Option<SlugId>,
     pub release_id: Option<ReleaseId>,

@@ -59,6 +59,8 @@ ids! {
     SlugId,
     /// A certificate with its private key.
     SniEndpointId,
+    /// A source archive that a client uploads.
+    SourceId,
     /// An SSH key of an account.
     SshKeyId,
     /// A team.

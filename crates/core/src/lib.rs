@@ -43,7 +43,8 @@ pub mod uids;
 
 pub use ids::{
     AccountId, AppId, AppTransferId, AuthorizationId, BrowserSessionId, BuildId, ConfigSnapshotId, DomainId,
-    DynoId, EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SshKeyId, TeamId,
+    DynoId, EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SourceId, SshKeyId,
+    TeamId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

@@ -7,6 +7,7 @@
 use crate::acm::AcmeSettings;
 use crate::admin_command::Change;
 use crate::dynos::{DynoSettings, SleepSettings, machine_memory_bytes};
+use crate::fetch::FetchSettings;
 use crate::mail::MailSettings;
 use crate::node::NodeConfig;
 use crate::people::{PeopleSettings, SignUp};
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferroku_core::Millis;
 use ferroku_core::planner::SleepPolicy;
 use ferroku_core::retention::{KEEP_RELEASES, Retention};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,6 +112,8 @@ pub struct NodeArgs {
     pub people: PeopleArgs,
     #[command(flatten)]
     pub retention: RetentionArgs,
+    #[command(flatten)]
+    pub fetch: FetchArgs,
 }
 
 /// What stays on the disk of what releases leave (docs/disk.md).
@@ -146,6 +150,22 @@ impl From<RetentionArgs> for Retention {
     fn from(args: RetentionArgs) -> Self {
         let age_ms = Millis::try_from(args.keep_slugs_for.as_millis()).unwrap_or(Millis::MAX);
         Self { releases: args.keep_releases, age_ms }
+    }
+}
+
+/// Where the sources of builds may come from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FetchArgs {
+    /// Networks, such as 10.20.0.0/16, from which sources may be fetched for builds besides the internet; also several,
+    /// with commas between them
+    #[arg(long, value_name = "NETWORKS", env = "FERROKU_FETCH_FROM", value_delimiter = ',')]
+    pub fetch_from: Vec<IpNet>,
+}
+
+impl FetchArgs {
+    /// The arguments that say the same.
+    pub fn to_arguments(&self) -> Vec<String> {
+        self.fetch_from.iter().map(|network| format!("--fetch-from={network}")).collect()
     }
 }
 
@@ -422,6 +442,7 @@ impl From<NodeArgs> for NodeConfig {
             acme: args.acme.into(),
             dynos: args.dynos.into(),
             retention: args.retention.into(),
+            fetch: FetchSettings { allowed: args.fetch.fetch_from },
         }
     }
 }
@@ -463,6 +484,8 @@ mod tests {
             &["--keep-slugs-for", "a month"],
             &["--eco-hours", "0"],
             &["--eco-hours", "many"],
+            &["--fetch-from", "10.0.0.0/33"],
+            &["--fetch-from", "example.com"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

@@ -18,6 +18,7 @@ pub mod dynos;
 pub mod env_command;
 pub mod error;
 pub mod events;
+pub mod fetch;
 pub mod git;
 pub mod listener;
 pub mod log_stream;

@@ -7,6 +7,7 @@ use crate::app_destruction::{self, Destructions};
 use crate::builds::Builds;
 use crate::dynos::{DynoManager, DynoSettings};
 use crate::events::{self, EventFeed};
+use crate::fetch::FetchSettings;
 use crate::login::Logins;
 use crate::mail::{Mail, MailSettings};
 use crate::metrics::{self, Metrics};
@@ -51,6 +52,7 @@ pub struct NodeConfig {
     pub people: PeopleSettings,
     /// How long slugs are kept.
     pub retention: Retention,
+    pub fetch: FetchSettings,
 }
 
 impl NodeConfig {
@@ -159,6 +161,7 @@ impl Node {
             mail,
             people,
             retention: Retention::default(),
+            fetch: FetchSettings::default(),
         };
         let key = secrets::master_key(data, &config.store_url()).expect("a master key");
         let store = Store::open(&config.store_url(), key).await.expect("a store");

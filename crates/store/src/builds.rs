@@ -5,7 +5,7 @@
 
 use crate::row::{Columns, failed, json, word};
 use crate::{Connection, Result, Store, StoreError, write};
-use ferroku_core::build::{Build, BuildStatus};
+use ferroku_core::build::{Build, BuildSource, BuildStatus};
 use ferroku_core::{AppId, BuildId, Millis, ReleaseId, SlugId};
 use futures::TryStreamExt;
 use sqlx::any::AnyRow;
@@ -25,7 +25,8 @@ pub enum Outcome {
 pub async fn create(tx: &mut Connection, build: &Build) -> Result<()> {
     sqlx::query(
         "INSERT INTO build (id, app_id, account_id, status, stack, buildpacks, source_version, slug_id, \
-         release_id, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         release_id, created_at, updated_at, source_url, source_checksum, source_description) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(build.id.to_string())
     .bind(build.app_id.to_string())
@@ -38,6 +39,9 @@ pub async fn create(tx: &mut Connection, build: &Build) -> Result<()> {
     .bind(build.release_id.map(|id| id.to_string()))
     .bind(build.created_at)
     .bind(build.updated_at)
+    .bind(build.source.as_ref().map(|source| source.url.clone()))
+    .bind(build.source.as_ref().and_then(|source| source.checksum.clone()))
+    .bind(build.source.as_ref().and_then(|source| source.version_description.clone()))
     .execute(&mut *tx)
     .await
     .map_err(failed("write a build"))?;
@@ -167,6 +171,14 @@ pub async fn fail_pending(store: &Store, now: Millis) -> Result<Vec<Build>> {
 }
 
 fn build(row: &AnyRow) -> Result<Build> {
+    let source = match row.optional_text("source_url")? {
+        Some(url) => Some(BuildSource {
+            url,
+            checksum: row.optional_text("source_checksum")?,
+            version_description: row.optional_text("source_description")?,
+        }),
+        None => None,
+    };
     Ok(Build {
         id: row.parsed("id")?,
         app_id: row.parsed("app_id")?,
@@ -174,6 +186,7 @@ fn build(row: &AnyRow) -> Result<Build> {
         status: row.word("status")?,
         stack: row.text("stack")?,
         buildpacks: row.json("buildpacks")?,
+        source,
         source_version: row.optional_text("source_version")?,
         slug_id: row.optional_parsed("slug_id")?,
         release_id: row.optional_parsed("release_id")?,

@@ -88,6 +88,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "keys and clients", include_str!("../migrations/0007_keys_and_clients.sql")),
     (8, "teams", include_str!("../migrations/0008_teams.sql")),
     (9, "eco hours", include_str!("../migrations/0009_eco_hours.sql")),
+    (10, "build sources", include_str!("../migrations/0010_build_sources.sql")),
 ];
 
 /// Which database is behind a store.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use ferroku_core::build::{Build, BuildStatus};
+use ferroku_core::build::{Build, BuildSource, BuildStatus};
 use ferroku_core::event::Actor;
 use ferroku_core::release::{Release, ReleaseStatus};
 use ferroku_core::retention::{Moment, Retention};
@@ -38,6 +38,11 @@ fn build(actor: &Actor, app_id: AppId, created_at: i64) -> Build {
         status: BuildStatus::Pending,
         stack: "heroku-24".to_owned(),
         buildpacks: Vec::new(),
+        source: Some(BuildSource {
+            url: "https://example.com/a.tgz".to_owned(),
+            checksum: Some("SHA256:00".to_owned()),
+            version_description: None,
+        }),
         source_version: Some("abcdef".to_owned()),
         slug_id: None,
         release_id: None,

@@ -52,18 +52,25 @@ async fn replace(
     PushApp { app, user }: PushApp,
     Body(update): Body<Update>,
 ) -> Result<Json<Vec<BuildpackInstallation>>, ApiError> {
-    if update.updates.len() > MAX_BUILDPACKS {
-        return Err(ApiError::invalid_params(format!(
-            "An app may have {MAX_BUILDPACKS} buildpacks at most."
-        )));
-    }
-    let urls = update.updates.iter().map(|item| check(&node, &item.buildpack));
-    let urls = urls.collect::<Result<Vec<String>, ApiError>>()?;
+    let urls = check_all(&node, update.updates.iter().map(|item| item.buildpack.as_str()))?;
     crash_point::hit("buildpack_installations.before_commit");
     write_urls(&node, app.id, &urls, &user.actor).await?;
     crash_point::hit("buildpack_installations.committed");
     let stored = buildpack_installations::list(&node.store, app.id).await?;
     Ok(Json(stored.iter().map(BuildpackInstallation::from).collect()))
+}
+
+/// The addresses in the form that is stored.
+pub(super) fn check_all<'a>(
+    node: &Node,
+    named: impl ExactSizeIterator<Item = &'a str>,
+) -> Result<Vec<String>, ApiError> {
+    if named.len() > MAX_BUILDPACKS {
+        return Err(ApiError::invalid_params(format!(
+            "An app may have {MAX_BUILDPACKS} buildpacks at most."
+        )));
+    }
+    named.map(|text| check(node, text)).collect()
 }
 
 /// The address in the form that is stored. A folder must be one that the admin has put up for apps: anything else on

@@ -38,6 +38,7 @@ pub mod representation;
 pub mod routes;
 pub mod slugs;
 pub mod sni_endpoints;
+pub mod sources;
 pub mod stacks;
 pub mod streams;
 pub mod team_apps;
@@ -98,6 +99,7 @@ pub fn routes() -> Routes {
         .merge(releases::routes())
         .merge(slugs::routes())
         .merge(sni_endpoints::routes())
+        .merge(sources::routes())
         .merge(crate::git::routes::routes())
         .merge(stacks::routes())
         .merge(team_apps::routes())

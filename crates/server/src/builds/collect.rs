@@ -21,7 +21,7 @@ use ferroku_store::{Store, StoreError, jobs, node_settings};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often the collector runs by itself.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -98,6 +98,9 @@ pub async fn belongs(store: &Store, data: &Path) -> anyhow::Result<bool> {
 /// The store or the disk failed; the next round goes on.
 pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     archive(service).await?;
+    let uploads = service.uploads();
+    let before = SystemTime::now() - super::uploads::LIFETIME;
+    tokio::task::spawn_blocking(move || uploads.remove_old(before, false)).await??;
     let freed = garbage::sweep(service, Extent::Everything).await?;
     garbage::log(&freed);
     repositories::pack(service).await;

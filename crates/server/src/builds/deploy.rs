@@ -1,11 +1,14 @@
-//! One push, from its commit to its release.
+//! One build, from its source to its release: of a pushed commit, or of an archive.
+//!
+//! A push's build speaks to whoever pushes; an archive's goes on by itself once its row is written.
 //!
 //! Invariants:
 //! - Everything up to the release's transaction can be dropped at any point: a client that goes away, a cancelled
 //!   build and the time limit all do just that, and what is left is then removed.
 //! - The tree is looked at only after the driver has confirmed that nothing of the build dyno is left.
-//! - The push is accepted if and only if the transaction was committed.
+//! - A push is accepted if and only if the transaction was committed.
 
+use super::archive::Archive;
 use super::dyno::{BuildDyno, MEMORY_BYTES};
 use super::error::BuildError;
 use super::output::Output;
@@ -14,10 +17,10 @@ use super::settings::BuildSettings;
 use super::workspace::Workspace;
 use super::{Builds, Running, promote, spares, text};
 use crate::crash_point;
-use crate::git::push::PushSession;
+use crate::git::push::{PushSession, TextWriter};
 use crate::node::now_ms;
 use ferroku_core::app::App;
-use ferroku_core::build::{Build, BuildStatus};
+use ferroku_core::build::{Build, BuildSource, BuildStatus};
 use ferroku_core::config_var::{ConfigPatch, ConfigVars};
 use ferroku_core::event::Actor;
 use ferroku_core::protocol::build::{BuildOutcome, BuildResult};
@@ -47,55 +50,98 @@ struct Built {
     sealed: Sealed,
 }
 
+/// Where a build's source is.
+pub(super) enum Origin<'a> {
+    /// The push's hook sends it.
+    Push(&'a mut PushSession, &'a Commit),
+    Archive(&'a Archive),
+}
+
 /// Builds and releases `object`; whether the push is accepted. Says everything there is to say, but the verdict.
 pub async fn deploy(service: &Builds, session: &mut PushSession, object: &str) -> bool {
     let commit = session.hello.commit.clone().filter(|commit| commit.id == object);
     let commit = commit.unwrap_or_else(|| Commit { id: object.to_owned(), ..Commit::default() });
     let (app, actor) = (session.push.app.clone(), session.push.actor.clone());
-    let build_id = BuildId(Uuid::new_v4());
-    let output = Output::create(&service.0.data, build_id, Some(session.writer())).await;
-    let cancel = CancellationToken::new();
-    let running = Running { app_id: app.id, cancel: cancel.clone(), output: output.clone() };
-    service.running().insert(build_id, running);
-
-    let attempt = Attempt { service, app: &app, actor: &actor, commit: &commit, build_id, output: &output };
-    let accepted = match attempt.run(session, &cancel).await {
+    let code = Code {
+        version: Some(commit.id.clone()),
+        description: Some(commit.subject.clone()).filter(|subject| !subject.is_empty()),
+        ..Code::default()
+    };
+    let (attempt, cancel) = Attempt::new(service, app, actor, code, Some(session.writer())).await;
+    let released = match attempt.begin().await {
+        Ok(build) => attempt.run(Origin::Push(session, &commit), build.buildpacks, &cancel).await,
+        Err(error) => Err(error.into()),
+    };
+    let accepted = match released {
         Ok(release) => {
+            attempt.succeed(&release).await;
             if release.status == ReleaseStatus::Pending {
-                output.write(text::RELEASE_COMMAND_DECLARED).await;
                 session.follow(release.id);
             }
-            let web_url = (service.parts().web_url)(&app.name);
-            output.write(text::released(release.version, &web_url)).await;
+            attempt.output.write(text::VERIFIED).await;
             true
         }
         Err(error) => {
-            attempt.fail(&error).await;
+            let before = attempt.fail(&error).await;
+            let words = text::rejected(&attempt.app.name, before.then_some(commit.id.as_str()));
+            attempt.output.write(words).await;
             false
         }
     };
-    output.end().await;
-    service.running().remove(&build_id);
+    attempt.end().await;
     accepted
 }
 
-/// One run of the recipe, and what it works on.
-struct Attempt<'a> {
-    service: &'a Builds,
-    app: &'a App,
-    actor: &'a Actor,
-    commit: &'a Commit,
-    build_id: BuildId,
-    output: &'a Output,
+/// What is built, and what is said of it.
+#[derive(Debug, Default)]
+pub(super) struct Code {
+    /// The commit, or what the client calls it.
+    pub version: Option<String>,
+    /// The commit's subject, or what the client says of it.
+    pub description: Option<String>,
+    pub source: Option<BuildSource>,
+    /// In place of the app's own.
+    pub buildpacks: Option<Vec<String>>,
 }
 
-impl Attempt<'_> {
-    async fn run(
+/// One run of the recipe, and what it works on.
+pub(super) struct Attempt {
+    service: Builds,
+    app: App,
+    actor: Actor,
+    code: Code,
+    pub build_id: BuildId,
+    pub output: Output,
+}
+
+impl Attempt {
+    /// A build that others see and may cancel from now on.
+    pub async fn new(
+        service: &Builds,
+        app: App,
+        actor: Actor,
+        code: Code,
+        client: Option<TextWriter>,
+    ) -> (Self, CancellationToken) {
+        let build_id = BuildId(Uuid::new_v4());
+        let output = Output::create(&service.0.data, build_id, client).await;
+        let cancel = CancellationToken::new();
+        let running = Running { app_id: app.id, cancel: cancel.clone(), output: output.clone() };
+        service.running().insert(build_id, running);
+        (Self { service: service.clone(), app, actor, code, build_id, output }, cancel)
+    }
+
+    pub async fn end(&self) {
+        self.output.end().await;
+        self.service.running().remove(&self.build_id);
+    }
+
+    pub async fn run(
         &self,
-        session: &mut PushSession,
+        mut origin: Origin<'_>,
+        buildpacks: Vec<String>,
         cancel: &CancellationToken,
     ) -> Result<Release, BuildError> {
-        let buildpacks = self.begin().await?;
         let data = self.service.0.data.clone();
         let dyno = BuildDyno {
             driver: self.service.parts().driver.clone(),
@@ -110,9 +156,12 @@ impl Attempt<'_> {
             Ok(workspace)
         })
         .await?;
-        let gone = session.gone.clone();
+        let gone = match &origin {
+            Origin::Push(session, _) => session.gone.clone(),
+            Origin::Archive(_) => CancellationToken::new(),
+        };
         let built = tokio::select! {
-            built = self.build(session, &workspace, &dyno, buildpacks) => built,
+            built = self.build(&mut origin, &workspace, &dyno, buildpacks) => built,
             () = gone.cancelled() => Err(BuildError::Cancelled),
             () = cancel.cancelled() => Err(BuildError::Cancelled),
             () = tokio::time::sleep(TIME_LIMIT) => Err(BuildError::TimedOut),
@@ -136,13 +185,18 @@ impl Attempt<'_> {
         released
     }
 
-    /// Writes the build down; gives the app's buildpacks.
-    async fn begin(&self) -> Result<Vec<String>, BuildError> {
+    /// Writes the build down.
+    pub async fn begin(&self) -> Result<Build, StoreError> {
         let parts = self.service.parts();
         // Building for minutes what cannot be released would be a waste.
         releases::refuse_while_pending(&parts.store, self.app.id).await?;
-        let installed = buildpack_installations::list(&parts.store, self.app.id).await?;
-        let buildpacks: Vec<String> = installed.into_iter().map(|one| one.url).collect();
+        let buildpacks = match &self.code.buildpacks {
+            Some(buildpacks) => buildpacks.clone(),
+            None => {
+                let installed = buildpack_installations::list(&parts.store, self.app.id).await?;
+                installed.into_iter().map(|one| one.url).collect()
+            }
+        };
         let now = now_ms();
         let build = Build {
             id: self.build_id,
@@ -150,39 +204,53 @@ impl Attempt<'_> {
             account_id: self.actor.account_id,
             status: BuildStatus::Pending,
             stack: self.app.build_stack.clone(),
-            buildpacks: buildpacks.clone(),
-            source_version: Some(self.commit.id.clone()),
+            buildpacks,
+            source: self.code.source.clone(),
+            source_version: self.code.version.clone(),
             slug_id: None,
             release_id: None,
             created_at: now,
             updated_at: now,
         };
         crash_point::hit("build.before_create");
-        write_build(&parts.store, &build, self.app, self.actor, now).await?;
+        write_build(&parts.store, &build, &self.app, &self.actor, now).await?;
         crash_point::hit("build.created");
         (parts.changed)(self.app.id);
-        Ok(buildpacks)
+        Ok(build)
+    }
+
+    /// Puts the source archive into the workspace.
+    async fn fetch(&self, origin: &mut Origin<'_>, workspace: &Workspace) -> Result<(), BuildError> {
+        match origin {
+            Origin::Push(session, commit) => {
+                let [before, after] = text::header(commit);
+                self.output.write(before).await;
+                if commit.size_bytes > MAX_CHECKOUT_BYTES {
+                    self.output.write("failed.\n").await;
+                    return Err(crate::git::push::ArchiveError::TooLarge.into());
+                }
+                session.archive(&commit.id, &workspace.source()).await?;
+                self.output.write(after).await;
+                Ok(())
+            }
+            Origin::Archive(archive) => {
+                archive.fetch(&self.service.parts().fetcher, &workspace.source()).await
+            }
+        }
     }
 
     /// Everything up to the sealed tree.
     async fn build(
         &self,
-        session: &mut PushSession,
+        origin: &mut Origin<'_>,
         workspace: &Workspace,
         dyno: &BuildDyno,
         buildpacks: Vec<String>,
     ) -> Result<Built, BuildError> {
-        let [before, after] = text::header(self.commit);
-        self.output.write(before).await;
-        if self.commit.size_bytes > MAX_CHECKOUT_BYTES {
-            self.output.write("failed.\n").await;
-            return Err(crate::git::push::ArchiveError::TooLarge.into());
-        }
-        session.archive(&self.commit.id, &workspace.source()).await?;
-        self.output.write(after).await;
-
+        self.fetch(origin, workspace).await?;
         let mut plan = workspace.plan(&self.app.build_stack, &self.app.name, buildpacks);
-        plan.source_version = Some(self.commit.id.clone());
+        plan.source_version = self.code.version.clone();
+        plan.strip_leading_folder = matches!(origin, Origin::Archive(_));
         plan.request_id = self.actor.request_id.clone();
         plan.memory_bytes = Some(MEMORY_BYTES);
         let vars = releases::app_config_vars(&self.service.parts().store, self.app.id).await?;
@@ -193,7 +261,7 @@ impl Attempt<'_> {
         let filled = workspace.clone();
         blocking(move || filled.fill(&plan, &vars, &settings, &compiler)).await?;
 
-        let status = dyno.compile(self.app, volumes, environment, self.output).await?;
+        let status = dyno.compile(&self.app, volumes, environment, &self.output).await?;
         dyno.remove().await?;
         let result = match workspace.result() {
             Some(result) if (result.outcome == BuildOutcome::Succeeded) == (status == 0) => result,
@@ -265,6 +333,7 @@ impl Attempt<'_> {
         let now = now_ms();
         let slug = self.slug(built, now);
         let release_id = ReleaseId(Uuid::new_v4());
+        let version = self.code.version.as_deref().unwrap_or(&slug.digest);
         let current = releases::current(store, self.app.id).await?;
         let first_deploy = current.as_ref().is_none_or(|release| release.slug_id.is_none());
         let present = releases::app_config_vars(store, self.app.id).await?;
@@ -277,8 +346,8 @@ impl Attempt<'_> {
             let new = NewRelease {
                 id: release_id,
                 app_id: self.app.id,
-                actor: self.actor,
-                description: deploy_description(&self.commit.id),
+                actor: &self.actor,
+                description: deploy_description(version),
                 slug: SlugChange::Set(slug.id),
                 config: config.clone(),
             };
@@ -302,8 +371,8 @@ impl Attempt<'_> {
             id: SlugId(Uuid::new_v4()),
             app_id: self.app.id,
             digest: built.sealed.digest.clone(),
-            commit: Some(self.commit.id.clone()),
-            commit_description: Some(self.commit.subject.clone()).filter(|subject| !subject.is_empty()),
+            commit: self.code.version.clone(),
+            commit_description: self.code.description.clone(),
             stack: self.app.build_stack.clone(),
             size_bytes: i64::try_from(built.sealed.archive_bytes).unwrap_or(i64::MAX),
             process_types: process_types.map(|(name, command)| (name.clone(), command.clone())).collect(),
@@ -314,11 +383,20 @@ impl Attempt<'_> {
     }
 
     fn event(&self, kind: &'static str, log_message: Option<String>) -> NewEvent<'_> {
-        NewEvent { app_id: Some(self.app.id), actor: self.actor, kind, log_message }
+        NewEvent { app_id: Some(self.app.id), actor: &self.actor, kind, log_message }
     }
 
-    /// Writes down that the build failed, and tells.
-    async fn fail(&self, error: &BuildError) {
+    /// Tells that the build made a release.
+    pub async fn succeed(&self, release: &Release) {
+        if release.status == ReleaseStatus::Pending {
+            self.output.write(text::RELEASE_COMMAND_DECLARED).await;
+        }
+        let web_url = (self.service.parts().web_url)(&self.app.name);
+        self.output.write(text::released(release.version, &web_url)).await;
+    }
+
+    /// Writes down that the build failed, and tells why; whether the same version was built before.
+    pub async fn fail(&self, error: &BuildError) -> bool {
         if error.is_internal() {
             tracing::error!("build {} of {}: {:#}", self.build_id, self.app.name, chain(error));
         } else {
@@ -326,7 +404,10 @@ impl Attempt<'_> {
         }
         let store = &self.service.parts().store;
         let now = now_ms();
-        let built_before = builds::was_built(store, self.app.id, &self.commit.id).await.unwrap_or(false);
+        let built_before = match &self.code.version {
+            Some(version) => builds::was_built(store, self.app.id, version).await.unwrap_or(false),
+            None => false,
+        };
         let written: Result<(), StoreError> = async {
             write!(store, tx => {
                 builds::finish(&mut tx, self.build_id, &Outcome::Failed, now).await?;
@@ -341,10 +422,8 @@ impl Attempt<'_> {
             // The build's row may be what could not be written; the next start fails what is pending.
             Err(why) => tracing::warn!("cannot write down that build {} failed: {why}", self.build_id),
         }
-        let mut words = error.text();
-        let commit = built_before.then_some(self.commit.id.as_str());
-        words.push_str(&text::rejected(&self.app.name, commit));
-        self.output.write(words).await;
+        self.output.write(error.text()).await;
+        built_before
     }
 }
 
@@ -397,7 +476,7 @@ fn missing_vars(wanted: &ConfigVars, present: &ConfigVars) -> ConfigChange {
     if missing.is_empty() { ConfigChange::Keep } else { ConfigChange::Patch(missing) }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
 ) -> Result<T, BuildError> {
     match tokio::task::spawn_blocking(work).await {

@@ -2,6 +2,7 @@
 
 use super::seal::SealError;
 use super::text;
+use crate::fetch::FetchError;
 use crate::git::push::ArchiveError;
 use ferroku_core::protocol::build::BuildOutcome;
 use ferroku_core::room::Shortage;
@@ -35,6 +36,12 @@ pub enum BuildError {
     Settings(String),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error("the source archive cannot be fetched: {0}")]
+    Fetch(#[source] FetchError),
+    #[error("the upload is not there")]
+    NoUpload,
+    #[error("the archive has the checksum SHA256:{actual}")]
+    Checksum { actual: String },
     #[error("the slug cannot be taken over")]
     Seal(#[source] SealError),
     #[error("the build dyno failed")]
@@ -53,6 +60,16 @@ impl From<StoreError> for BuildError {
             StoreError::Refused(why) => Self::Refused(why),
             error if error.is_disk_full() => Self::DiskFull,
             error => Self::Store(error),
+        }
+    }
+}
+
+impl From<FetchError> for BuildError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::DiskFull => Self::DiskFull,
+            FetchError::Io(source) => Self::io("write the source archive")(source),
+            error => Self::Fetch(error),
         }
     }
 }
@@ -84,15 +101,22 @@ impl BuildError {
             }
             Self::TooLarge(bytes) => text::slug_too_large(*bytes),
             Self::DiskFull => say(
-                "The node's disk is full. Nothing was changed; free some space on the node and push again.",
+                "The node's disk is full. Nothing was changed; free some space on the node and deploy again.",
             ),
             Self::NoRoom(shortage) => say(&format!(
-                "The node has no room for a build: {shortage}. Nothing was changed; push again when less runs.",
+                "The node has no room for a build: {shortage}. Nothing was changed; deploy again when less runs.",
             )),
             Self::Archive(error) => match error {
                 ArchiveError::Io(source) if is_disk_full(source) => Self::DiskFull.text(),
                 error => say(&format!("The source cannot be read: {error}.")),
             },
+            Self::Fetch(error) => say(&format!("The source archive cannot be fetched: {error}.")),
+            Self::NoUpload => say(
+                "The source archive is not there: nothing was uploaded to its put_url, or longer than two hours ago.",
+            ),
+            Self::Checksum { actual } => say(&format!(
+                "The source archive is not the one that was meant: its checksum is SHA256:{actual}.",
+            )),
             Self::Seal(error) => match error {
                 SealError::Io { source, .. } if is_disk_full(source) => Self::DiskFull.text(),
                 error => say(&format!("The slug cannot be taken over: {error}.")),

@@ -1,10 +1,12 @@
-//! Builds: from a pushed commit to a slug and a release.
+//! Builds: from a source to a slug and a release.
 //!
-//! In: a push's conversation with its hook ([`crate::git::push`]). Out: a slug's tree, and one transaction with the
+//! In: a push's conversation with its hook ([`crate::git::push`]), or a source archive. Out: a slug's tree, and one transaction with the
 //! slug, the release, the formation and the build's end; or nothing at all and a refused push.
 //!
 //! ```text
-//! deploy      the steps of one push, in order
+//! deploy      the steps of one build, in order
+//! archive     builds of source archives, which go on by themselves
+//! uploads     source archives that clients upload
 //! workspace   the build's folder          dyno      the build dyno
 //! seal        the tree made harmless      promote   the tree moved to slugs/<digest>
 //! output      the build's text            text      its words
@@ -19,6 +21,7 @@
 //!   which are removed; after it, the release stands.
 //! - The node's disk is never filled by a build: below [`crate::git::DISK_RESERVE`] it is stopped.
 
+pub mod archive;
 pub mod collect;
 pub mod deploy;
 mod dyno;
@@ -32,9 +35,11 @@ pub mod seal;
 mod settings;
 mod spares;
 pub mod text;
+pub mod uploads;
 pub mod workspace;
 
 use crate::dynos::DynoManager;
+use crate::fetch::Fetcher;
 use crate::git::GitService;
 use crate::git::push::{self, Follower, Hook, PushSession, serve_hooks};
 use crate::git::repository::Packing;
@@ -52,10 +57,13 @@ use garbage::{Extent, Freed};
 use output::Output;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use uploads::Uploads;
 
 /// Largest build cache of an app, in bytes on disk.
 const MAX_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -68,6 +76,7 @@ struct Parts {
     store: Store,
     logplex: Logplex,
     driver: Arc<SandboxDriver>,
+    fetcher: Fetcher,
     /// Knows what room there is for a build.
     dynos: DynoManager,
     /// The address of the app with this name.
@@ -150,6 +159,7 @@ impl Builds {
             store: node.store.clone(),
             logplex: node.logplex.clone(),
             driver: node.driver().clone(),
+            fetcher: Fetcher::new(&node.config.fetch),
             dynos: node.dynos.clone(),
             web_url: Arc::new(move |name| config.web_url(name)),
             changed: Arc::new(changed),
@@ -174,6 +184,7 @@ impl Builds {
             std::fs::create_dir_all(&folder)?;
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         }
+        self.uploads().remove_old(SystemTime::UNIX_EPOCH, true)?;
         let listener = push::bind(&inner.git.repositories.hook_socket())?;
         for build in builds::fail_pending(&parts.store, now_ms()).await? {
             tracing::info!("build {} of app {} was cut off and has failed", build.id, build.app_id);
@@ -203,6 +214,11 @@ impl Builds {
     /// Git's side: repositories and pushes.
     pub fn git(&self) -> &GitService {
         &self.0.git
+    }
+
+    /// What clients upload to be built.
+    pub fn uploads(&self) -> Uploads {
+        Uploads::new(&self.0.data)
     }
 
     /// Cancels a build; whether it was under way.
@@ -322,7 +338,9 @@ impl Builds {
             let pending = releases::refuse_while_pending(&self.parts().store, session.push.app.id).await;
             let why = match &pending {
                 Err(StoreError::Refused(why)) => why,
-                _ => "Another push to this app is under way. Wait until it has ended, and push again.",
+                _ => {
+                    "Another push to this app, or a build of it, is under way. Wait until it has ended, and push again."
+                }
             };
             session.text(text::refused(&app_name, why)).await;
             false
@@ -431,6 +449,18 @@ fn limit_cache(data: &Path, app_id: AppId) {
                 tracing::warn!("cannot drop the build cache of app {app_id}: {error}");
             }
             return;
+        }
+    }
+}
+
+/// A file's SHA-256 in lower-case hex. Blocks.
+fn digest_of(file: &Path) -> std::io::Result<String> {
+    let (mut file, mut hash) = (std::fs::File::open(file)?, Sha256::new());
+    let mut buffer = vec![0u8; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            count => hash.update(&buffer[..count]),
         }
     }
 }

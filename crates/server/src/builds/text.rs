@@ -66,8 +66,11 @@ pub fn slug_too_large(archive_bytes: u64) -> String {
 
 /// The end of a build that made a release.
 pub fn released(version: i64, web_url: &str) -> String {
-    format!("       Released v{version}\n       {web_url} deployed to Ferroku\n\nVerifying deploy... done.\n")
+    format!("       Released v{version}\n       {web_url} deployed to Ferroku\n\n")
 }
+
+/// What follows it for whoever pushes.
+pub const VERIFIED: &str = "Verifying deploy... done.\n";
 
 /// Said of a release that waits for its command.
 pub const RELEASE_COMMAND_DECLARED: &str =
@@ -84,9 +87,12 @@ pub fn release_command_ended(succeeded: bool) -> String {
     format!("Waiting for release.... {}.\n", if succeeded { "done" } else { "failed" })
 }
 
-/// The end of a build that failed.
+/// The end of a build of an archive that failed, in Heroku's words.
+pub const FAILED: &str = " !     Push failed\n";
+
+/// The end of a push whose build failed.
 pub fn rejected(app_name: &str, built_before: Option<&str>) -> String {
-    let mut text = " !     Push failed\n".to_owned();
+    let mut text = FAILED.to_owned();
     if let Some(commit) = built_before {
         text.push_str(&format!(
             " !\n !     ## Warning - The same version of this code has already been built: {commit}\n \

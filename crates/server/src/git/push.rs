@@ -6,7 +6,7 @@
 //! have moved, comes back with the token as a [`Follower`] of the release, and is shown what its command prints.
 //!
 //! Invariants:
-//! - One push at a time per app holds the app's slot, from its hook's first word until its request has ended, so
+//! - One push (or build of an archive) at a time per app holds the app's slot, from its hook's first word until its request has ended, so
 //!   until its references have moved. A second one is refused at once; never are both half done.
 //! - A token is good for one connection, and for one more as a follower, and dies with its request.
 
@@ -94,12 +94,22 @@ pub struct PushGuard {
 impl Pushes {
     /// Registers a push; the token goes into its hook's environment.
     pub fn register(&self, push: Push) -> PushGuard {
-        let mut bytes = [0u8; 32];
-        getrandom::fill(&mut bytes).expect("the kernel's random source answers once the system is up");
-        let token = hex::encode(bytes);
+        let token = new_token();
         let app_id = push.app.id;
         self.lock().waiting.insert(token.clone(), push);
         PushGuard { pushes: self.clone(), app_id, token }
+    }
+
+    /// Takes the app's slot for what is no push; None while a push or another such has it, or the app is being destroyed.
+    pub fn hold(&self, app_id: AppId) -> Option<PushGuard> {
+        let mut inner = self.lock();
+        if inner.busy.contains_key(&app_id) || inner.closed.contains(&app_id) {
+            return None;
+        }
+        // Nobody is told it: no hook comes with it.
+        let token = new_token();
+        inner.busy.insert(app_id, token.clone());
+        Some(PushGuard { pushes: self.clone(), app_id, token })
     }
 
     fn redeem(&self, token: &str) -> Option<Redeemed> {
@@ -123,6 +133,12 @@ impl Pushes {
         // Every change is a single insertion or removal, so a panic elsewhere leaves no half change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn new_token() -> String {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).expect("the kernel's random source answers once the system is up");
+    hex::encode(bytes)
 }
 
 impl PushGuard {

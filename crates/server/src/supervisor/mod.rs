@@ -260,6 +260,7 @@ impl Supervisor {
         command.args(self.args.dynos.sleep.to_arguments());
         command.args(self.args.people.to_arguments());
         command.args(self.args.retention.to_arguments());
+        command.args(self.args.fetch.to_arguments());
         command.env_remove(REEXECUTED);
         // Its threads share two of the allocator's heaps: with 10,000 apps that is 25 MB less, and nothing is slower.
         command.env("MALLOC_ARENA_MAX", "2");

@@ -232,6 +232,7 @@ async fn output_is_read_by_an_address_that_ends_with_the_access_and_by_no_id() {
         status: BuildStatus::Failed,
         stack: "heroku-24".into(),
         buildpacks: Vec::new(),
+        source: None,
         source_version: None,
         slug_id: None,
         release_id: None,

@@ -67,7 +67,10 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
         Event("buildpack_installation.update"),
     ),
     ("DELETE", "/apps/{app}/build-cache", "", Event("build_cache.destroy")),
-    ("POST", "/apps/{app}/builds", "", Nothing("source archives are refused")),
+    ("POST", "/sources", "", Event("source.create")),
+    ("POST", "/apps/{app}/sources", "", Event("source.create")),
+    ("PUT", "/sources/{source}", "", Nothing("whoever got the link left the event")),
+    ("POST", "/apps/{app}/builds", "", OnANode),
     ("DELETE", "/apps/{app}/builds/{build}", "", OnANode),
     ("PATCH", "/apps/{app}/features/{feature}", r#"{"enabled": true}"#, Event("app_feature.update")),
     (
