@@ -129,10 +129,12 @@ def sends_as_somebody_else():
     udp = struct.pack(">HHHH", 4000, 9, 8 + len(token), 0) + token
     header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, forged, target)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        for _ in range(3):
+        for _ in range(10):
             raw.sendto(header + udp, (know["internet"], 0))
             time.sleep(0.1)
-    assert [know["forged"], token.decode()] in ask_the_far_side()["tokens"], "nobody has seen it"
+            if [know["forged"], token.decode()] in ask_the_far_side()["tokens"]:
+                return
+    raise AssertionError("nobody has seen it")
 
 
 def opens_connections_without_end():
@@ -142,7 +144,7 @@ def opens_connections_without_end():
     seen = set()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         # What was lost on the way is sent again.
-        for _ in range(4):
+        for _ in range(6):
             for number, port in enumerate(port for port in wanted if port not in seen):
                 try:
                     sender.sendto(token.encode(), (know["internet"], port))
@@ -153,6 +155,8 @@ def opens_connections_without_end():
             time.sleep(0.2)
             try:
                 seen = set(ask_the_far_side()["flood"].get(token, []))
+                if len(seen) == len(wanted):
+                    break
             except TimeoutError:
                 # It does not hear us, or is still busy with what it heard.
                 continue

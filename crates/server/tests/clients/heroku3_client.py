@@ -30,7 +30,7 @@ app.disable_maintenance_mode()
 print("maintenance", heroku.app("pythonic").maintenance)
 
 print("dynos", [dyno.name for dyno in app.dynos()], "types", [one.type for one in app.process_formation()])
-for _ in range(50):
+for _ in range(600):
     log = app.get_log(lines=20)
     if "rollback" in log.lower():
         break

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; longer than the router's own limits, so that these show as what they are.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// The router keeps an idle connection for 60 s.
+const KEPT_AT_LEAST: Duration = Duration::from_secs(55);
 /// What the slow client sends, in pieces.
 const UPLOAD_BYTES: usize = 1024 * 1024;
 const UPLOAD_PIECES: usize = 64;
@@ -159,6 +161,7 @@ impl Uploading {
 
 /// A kept connection between two requests.
 pub struct Idle {
+    opened: Instant,
     reader: BufReader<TcpStream>,
     router: SocketAddr,
 }
@@ -168,7 +171,7 @@ impl Idle {
         let mut reader = BufReader::new(connect(router).expect("the router accepts"));
         write!(reader.get_mut(), "{GET}\r\n").expect("it is open");
         read_answer(&mut reader).expect("the app answers");
-        Self { reader, router }
+        Self { opened: Instant::now(), reader, router }
     }
 
     /// The next request. `may_be_closed`: it may have been closed before, which the client sees in time.
@@ -178,6 +181,8 @@ impl Idle {
         let closed = stream.peek(&mut [0]);
         stream.set_nonblocking(false).expect("our own socket");
         let is_open = closed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        // On a machine this slow, the router has closed it as it may.
+        let may_be_closed = may_be_closed || self.opened.elapsed() > KEPT_AT_LEAST;
         let result = match closed {
             Ok(0) if may_be_closed => ask(self.router).map(|_| ()),
             _ if is_open => write!(self.reader.get_mut(), "{GET}\r\n")
