@@ -122,6 +122,10 @@ async fn restart_and_stop_change_what_is_wanted_and_know_what_there_is() {
         (json!({}), "command"),
         (json!({"command": "  "}), "command"),
         (json!({"command": "ls", "env": {"A": []}}), "env.A"),
+        (
+            json!({"command": "ls", "env": {"A": "x".repeat(200_000)}}),
+            "200001 bytes long in all; the limit is 65536 bytes",
+        ),
         (json!({"command": "ls", "type": "a b"}), "type"),
         (json!({"command": "ls", "time_to_live": 90_000}), "time_to_live"),
     ] {
