@@ -46,7 +46,7 @@ pub enum Rest {
     Frozen,
     /// Told to thaw; it has not answered yet.
     Waking,
-    /// It cannot be frozen, so it runs until it is stopped.
+    /// It cannot be frozen now, so it runs, at the longest until it is stopped.
     Restless,
 }
 

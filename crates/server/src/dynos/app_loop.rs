@@ -348,9 +348,10 @@ impl AppLoop {
             let plan = self.plan(&snapshot);
             if plan.actions.is_empty() {
                 self.must_make_room = false;
-                let planned = plan.wake_at.map(|at| at - steady_ms());
+                let planned =
+                    plan.wake_at.into_iter().chain(self.next_freeze_at()).map(|at| at - steady_ms());
                 let lasts = snapshot.eco_hours.and_then(|standing| standing.lasts_ms());
-                let waits = planned.into_iter().chain(lasts);
+                let waits = planned.chain(lasts);
                 let waits = waits.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
                 return Ok(Some(waits.fold(IDLE, Duration::min)));
             }

@@ -26,6 +26,12 @@ use std::time::Duration;
 /// How often the machine's memory is looked at while dynos are frozen. Each time one app gives its memory back.
 const MEMORY_LOOK: Duration = Duration::from_secs(5);
 
+/// After a freeze that failed, until the next attempt; twice as long after each further one. A busy machine lets a dyno
+/// stand still a moment later, and an attempt holds up the dyno's processes for half a second.
+const FREEZE_RETRY_MS: Millis = 5_000;
+/// The longest of these pauses: what cannot be frozen at all is stopped meanwhile.
+const FREEZE_RETRY_LIMIT_MS: Millis = 600_000;
+
 /// When the node's apps sleep. By default none ever does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SleepSettings {
@@ -48,7 +54,10 @@ pub(super) struct LiveSleep {
     pub wake_socket: Option<PathBuf>,
     sleep_id: u64,
     step: Step,
-    cannot_freeze: bool,
+    /// Freezes that failed since the last that did not.
+    failures: u32,
+    /// It is not frozen before.
+    freeze_at: Millis,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +95,15 @@ impl LiveSleep {
     pub fn of(wake_socket: Option<PathBuf>) -> Self {
         Self { wake_socket, ..Self::default() }
     }
+
+    fn cannot_freeze(&self, now: Millis) -> bool {
+        self.wake_socket.is_none() || now < self.freeze_at
+    }
+
+    fn freeze_failed(&mut self, now: Millis) {
+        let pause = FREEZE_RETRY_MS.saturating_mul(1 << self.failures.min(30)).min(FREEZE_RETRY_LIMIT_MS);
+        (self.step, self.failures, self.freeze_at) = (Step::None, self.failures + 1, now + pause);
+    }
 }
 
 /// Whether and when an app sleeps.
@@ -114,11 +132,15 @@ impl AppLoop {
             Step::FallingAsleep => Rest::FallingAsleep,
             Step::Waking => Rest::Waking,
             Step::None if row.state == DynoState::Idle => Rest::Frozen,
-            Step::None if sleep.is_some_and(|sleep| sleep.wake_socket.is_none() || sleep.cannot_freeze) => {
-                Rest::Restless
-            }
+            Step::None if sleep.is_some_and(|sleep| sleep.cannot_freeze(steady_ms())) => Rest::Restless,
             Step::None => Rest::Awake,
         }
+    }
+
+    /// When a dyno that could not be frozen may be told again.
+    pub fn next_freeze_at(&self) -> Option<Millis> {
+        let now = steady_ms();
+        self.live.values().map(|live| live.sleep.freeze_at).filter(|at| *at > now).min()
     }
 
     /// How the router wakes those dynos that sleep or are about to.
@@ -179,7 +201,7 @@ impl AppLoop {
         let step = live.sleep.step;
         match event {
             DynoEvent::Frozen { sleep_id } => {
-                live.sleep.sleep_id = sleep_id;
+                (live.sleep.sleep_id, live.sleep.failures) = (sleep_id, 0);
                 if step == Step::FallingAsleep {
                     live.sleep.step = Step::None;
                 }
@@ -200,9 +222,9 @@ impl AppLoop {
                 }
             }
             DynoEvent::FreezeFailed { reason, .. } => {
-                (live.sleep.step, live.sleep.cannot_freeze) = (Step::None, true);
-                let name = row.name();
-                tracing::warn!(app_id = %self.app_id, name, reason, "a dyno cannot be frozen; it will be stopped instead");
+                live.sleep.freeze_failed(steady_ms());
+                let (name, failures) = (row.name(), live.sleep.failures);
+                tracing::warn!(app_id = %self.app_id, name, reason, failures, "a dyno was not frozen; trying again later");
             }
             _ => {}
         }
@@ -285,6 +307,20 @@ fn available_percent(meminfo: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_freeze_that_fails_is_tried_again_after_a_pause_that_grows() {
+        let mut sleep = LiveSleep::of(Some("wake".into()));
+        assert!(!sleep.cannot_freeze(0));
+        let mut now = 0;
+        for pause in [5_000, 10_000, 20_000, 40_000] {
+            sleep.freeze_failed(now);
+            assert!(sleep.cannot_freeze(now + pause - 1) && !sleep.cannot_freeze(now + pause), "{pause}");
+            now += pause;
+        }
+        (0..100).for_each(|_| sleep.freeze_failed(now));
+        assert!(!sleep.cannot_freeze(now + FREEZE_RETRY_LIMIT_MS));
+    }
 
     #[test]
     fn available_memory_is_told_in_percent() {
