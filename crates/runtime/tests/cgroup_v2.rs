@@ -10,7 +10,7 @@ mod support;
 use ferroku_runtime::{Driver, DynoEvent};
 use std::path::Path;
 use std::process::Command;
-use support::{TestNode, finish, programs, spec, until, until_line};
+use support::{TestNode, finish, frozen, programs, spec, until_line};
 
 /// Set for the program in the guest.
 const IN_GUEST: &str = "FERROKU_TEST_IN_GUEST";
@@ -98,8 +98,7 @@ async fn sleep(node: &TestNode) {
     for ends in ["stopped", "removed"] {
         let mut handle = node.start(spec(line)).await;
         until_line(&mut handle, "ready").await;
-        handle.control.freeze(1).await.unwrap();
-        until(&mut handle, |event| *event == DynoEvent::Frozen { sleep_id: 1 }).await;
+        frozen(&mut handle, 1).await;
         if ends == "stopped" {
             handle.control.stop(60_000).await.unwrap();
             let (said, end) = finish(&mut handle).await;

@@ -202,7 +202,9 @@ async fn binding_the_port_is_seen_and_told_apart() {
     until(&mut handle, |event| *event == DynoEvent::Bound).await;
     node.driver().remove(handle.dyno_id).await.unwrap();
 
-    let mut handle = node.start(web(&listen("127.0.0.1"), 3_000)).await;
+    // The lightest server there is: it must be there before its time is over.
+    let own = "exec python3 -S -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 5006)); time.sleep(1000)'";
+    let mut handle = node.start(web(own, 10_000)).await;
     until(&mut handle, |event| *event == DynoEvent::BoundLoopbackOnly).await;
     until(&mut handle, |event| *event == DynoEvent::BootTimeout).await;
     handle.control.stop(10_000).await.unwrap();
@@ -219,8 +221,8 @@ async fn binding_the_port_is_seen_and_told_apart() {
 async fn stopping_asks_every_process_then_kills() {
     let node = TestNode::open().await;
     // The child's trap proves that not only the command gets the signal.
-    let polite = "bash -c 'trap \"echo child asked; exit 0\" TERM; echo ready; while :; do sleep 0.1; done' & \
-                  trap 'echo asked; wait; exit 7' TERM; wait";
+    let polite = "trap 'echo asked; wait; exit 7' TERM; \
+                  bash -c 'trap \"echo child asked; exit 0\" TERM; echo ready; while :; do sleep 0.1; done' & wait";
     let mut handle = node.start(spec(polite)).await;
     until_line(&mut handle, "ready").await;
     handle.control.stop(20_000).await.unwrap();
@@ -302,8 +304,13 @@ async fn an_attached_terminal_has_its_size_and_takes_input() {
     node.driver().remove(handle.dyno_id).await.unwrap();
 
     // Control-C reaches the foreground job: the shell has job control, so the terminal is a controlling one.
-    let mut handle = node.start(attached("cat; echo over", terminal)).await;
-    until(&mut handle, |event| *event == DynoEvent::Started).await;
+    let mut handle = node.start(attached("echo go; cat; echo over", terminal)).await;
+    let mut text = String::new();
+    while !text.contains("go") {
+        if let DynoEvent::Output(bytes) = next(&mut handle).await {
+            text.push_str(&String::from_utf8(bytes).unwrap());
+        }
+    }
     handle.control.write_stdin(*b"\x03").await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 130);
     node.driver().remove(handle.dyno_id).await.unwrap();

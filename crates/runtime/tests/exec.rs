@@ -76,8 +76,12 @@ async fn ready(node: &TestNode, line: &str) -> DynoHandle {
 const COUNT: &str = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 7[7]' | wc -l";
 
 async fn until_none_sleeps(handle: &DynoHandle) {
+    until_none(handle, COUNT).await;
+}
+
+async fn until_none(handle: &DynoHandle, count: &str) {
     let begun = std::time::Instant::now();
-    while run_exec(handle, COUNT).await.0 != "0\n" {
+    while run_exec(handle, count).await.0 != "0\n" {
         assert!(begun.elapsed() < PATIENCE, "they live on");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -164,7 +168,7 @@ async fn it_starts_as_the_dynos_own_command_does_and_streams_both_ways() {
     assert!(status.is_none() && text.contains("/no/such: No such file"), "{text}");
     assert_eq!(run_exec(&handle, "nosuchcommand 2>/dev/null").await.1, 127);
     // Nothing of it was in the dyno's log, no zombie is left, and the dyno never noticed.
-    assert_eq!(run_exec(&handle, "cat /proc/[0-9]*/stat | grep -c ') Z '").await.0, "0\n");
+    until_none(&handle, "cat /proc/[0-9]*/stat | grep -c ') Z '").await;
     assert!(tokio::time::timeout(Duration::from_millis(50), handle.next_event()).await.is_err());
     node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
@@ -183,7 +187,9 @@ async fn its_end_is_the_clients_or_the_dynos() {
         until_output(&mut gone.output, "go").await;
         drop(gone);
     }
-    assert_ne!(run_exec(&handle, COUNT).await.0, "0\n", "they have some time");
+    let begun = std::time::Instant::now();
+    let count = run_exec(&handle, COUNT).await.0;
+    assert!(count != "0\n" || begun.elapsed() > Duration::from_secs(4), "they have some time");
     until_none_sleeps(&handle).await;
     // A slow client holds up nobody but its own command.
     let mut slow = exec(&handle, "yes; echo never").await;
@@ -275,6 +281,8 @@ while not os.path.exists("/tmp/over"):
         try:
             if pid == "1" or open(f"/proc/{pid}/comm").read() != first:
                 continue
+            if not saw:
+                open("/tmp/sighted", "w").close()
             saw.add(pid)
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 caught.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
@@ -298,10 +306,17 @@ async fn nobody_in_the_dyno_gets_hold_of_a_command_on_its_way_in() {
         (0..2_000).map(|number| (format!("V{number}"), "x".repeat(30))).collect();
     let large: Vec<(&str, &str)> =
         large.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    for _ in 0..40 {
-        let request = ExecRequest { environment: environment(&large), ..shell("true") };
+    // At least so many, and on until it has seen one.
+    let (begun, mut count, mut is_sighted) = (std::time::Instant::now(), 0, false);
+    while count < 40 || !is_sighted && begun.elapsed() < PATIENCE {
+        let request = ExecRequest {
+            environment: environment(&large),
+            ..shell("test -e /tmp/sighted && echo sighted; true")
+        };
         let mut exec = handle.control.exec(request).await.unwrap();
-        assert_eq!(finish_exec(&mut exec.output).await.1, Some(0));
+        let (text, status) = finish_exec(&mut exec.output).await;
+        assert_eq!(status, Some(0));
+        (count, is_sighted) = (count + 1, text.contains("sighted"));
     }
     run_exec(&handle, "touch /tmp/over").await;
     let text = until_line(&mut handle, "saw").await;

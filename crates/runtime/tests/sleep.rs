@@ -34,11 +34,6 @@ fn wake(socket: &Path, sleep_id: u64) -> Option<u8> {
     Some(answer[0])
 }
 
-async fn frozen(handle: &mut DynoHandle, sleep_id: u64) {
-    handle.control.freeze(sleep_id).await.unwrap();
-    until(handle, |event| *event == DynoEvent::Frozen { sleep_id }).await;
-}
-
 /// The dyno's processes, by its cgroup; not those that are dead and not buried yet, or gone since they were listed.
 fn processes(dyno_id: DynoId) -> Vec<String> {
     let name = dyno_id.to_string();
@@ -58,8 +53,7 @@ fn processes(dyno_id: DynoId) -> Vec<String> {
 /// None of its processes is left. What was killed has left its cgroup a moment before it counts as dead, so this
 /// asks again; what is frozen stays however often one asks.
 async fn assert_gone(dyno_id: DynoId) {
-    const LIMIT: Duration = Duration::from_secs(10);
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + PATIENCE;
     while !processes(dyno_id).is_empty() {
         assert!(Instant::now() < deadline, "still there: {:?}", processes(dyno_id));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -75,8 +69,15 @@ async fn a_frozen_dyno_wakes_by_its_socket_as_it_was_and_its_master_kills_nobody
     let mut handle = node.start(spec).await;
     until(&mut handle, |event| *event == DynoEvent::Bound).await;
     ask(&handle);
-    let before = processes(handle.dyno_id);
-    assert!(before.len() >= 4, "first process, master and two workers: {before:?}");
+    let begun = Instant::now();
+    let before = loop {
+        let before = processes(handle.dyno_id);
+        if before.len() >= 4 {
+            break before;
+        }
+        assert!(begun.elapsed() < PATIENCE, "first process, master and two workers: {before:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
 
     frozen(&mut handle, 7).await;
     // Longer than the master's patience, twice.

@@ -5,7 +5,7 @@ mod support;
 
 use ferroku_runtime::{Driver, DynoEvent, DynoHandle};
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 /// Collects numbered lines until `last`, acknowledging some.
@@ -69,7 +69,9 @@ async fn what_happened_while_control_was_away_is_told_later() {
     let mut living = node.start(web("echo up; exec python3 -m http.server 5006", 60_000)).await;
     until(&mut living, |event| *event == DynoEvent::Bound).await;
     let ending = node.start(spec("echo before; sleep 0.5; echo after; exit 33")).await;
-    let lost = node.start(spec("echo doomed; sleep 1000")).await;
+    let mut lost = node.start(spec("echo doomed; sleep 1000")).await;
+    // Not acknowledged, so it is told again.
+    until_line(&mut lost, "doomed").await;
     let (living_id, ending_id, lost_id) = (living.dyno_id, ending.dyno_id, lost.dyno_id);
     let address = living.address;
     drop((living, ending, lost));
@@ -113,10 +115,17 @@ async fn a_dyno_dies_with_its_dyno_init() {
     kill_nine(pid);
     let (_, end) = finish(&mut handle).await;
     assert_eq!(end, DynoEvent::Lost);
-    let alive = fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|command| command.contains(mark))
-    });
-    assert!(!alive, "a process of the dyno is still there");
+    // What is killed is listed for a moment longer.
+    let is_alive = || {
+        fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|command| command.contains(mark))
+        })
+    };
+    let begun = Instant::now();
+    while is_alive() {
+        assert!(begun.elapsed() < PATIENCE, "a process of the dyno is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     node.driver().remove(handle.dyno_id).await.unwrap();
     node.close().await;
 }

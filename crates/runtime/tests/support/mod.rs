@@ -208,6 +208,19 @@ pub async fn finish(handle: &mut DynoHandle) -> (String, DynoEvent) {
     .await
 }
 
+/// Freezes it. On a busy machine that may take several attempts, as control makes them.
+pub async fn frozen(handle: &mut DynoHandle, sleep_id: u64) {
+    let is_answer = |event: &DynoEvent| {
+        matches!(event, DynoEvent::FreezeFailed { .. }) || *event == DynoEvent::Frozen { sleep_id }
+    };
+    loop {
+        handle.control.freeze(sleep_id).await.unwrap();
+        if until(handle, is_answer).await.1 == (DynoEvent::Frozen { sleep_id }) {
+            return;
+        }
+    }
+}
+
 pub async fn until_line(handle: &mut DynoHandle, text: &str) -> String {
     let wanted = |event: &DynoEvent| matches!(event, DynoEvent::Log { line, .. } if String::from_utf8_lossy(line).contains(text));
     until(handle, wanted).await.0
