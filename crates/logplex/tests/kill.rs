@@ -13,6 +13,8 @@ use uuid::Uuid;
 const TOTAL: u64 = 10_000;
 const FOLDER: &str = "FERROKU_TEST_LOG_FOLDER";
 const FIRST: &str = "FERROKU_TEST_LOG_FIRST";
+/// Where the child waits to be killed: a parent that gets little of the processor would be too late otherwise.
+const LAST: &str = "FERROKU_TEST_LOG_LAST";
 
 fn app() -> AppId {
     AppId(Uuid::from_u128(1))
@@ -27,9 +29,10 @@ fn runtime() -> tokio::runtime::Runtime {
 fn writer_process() {
     let (Ok(folder), Ok(first)) = (std::env::var(FOLDER), std::env::var(FIRST)) else { return };
     let first: u64 = first.parse().expect("a number");
+    let last: u64 = std::env::var(LAST).expect("set").parse().expect("a number");
     runtime().block_on(async {
         let logplex = Logplex::open(folder.into()).expect("opens");
-        for sequence in first..=TOTAL {
+        for sequence in first..=last.min(TOTAL) {
             let line = LogLine::new(0, "app", "web.1", format!("line {sequence}"));
             logplex.append_dyno(app(), DynoId(Uuid::from_u128(2)), sequence, line);
             if sequence % 7 == 0 || sequence == TOTAL {
@@ -37,6 +40,9 @@ fn writer_process() {
                 let mut out = std::io::stdout();
                 writeln!(out, "ack {sequence}").and_then(|()| out.flush()).expect("the parent reads");
             }
+        }
+        if last < TOTAL {
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
     });
 }
@@ -48,16 +54,17 @@ fn numbered_lines_are_all_there_once_whenever_the_writer_is_killed() {
     let mut acknowledged = 0;
     let mut kills = 0;
     while acknowledged < TOTAL {
+        let kill_after = acknowledged + 100 + (kills * 137) % 900;
         let mut child = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "writer_process", "--nocapture"])
             .env(FOLDER, &logs)
             .env(FIRST, (acknowledged.saturating_sub(20) + 1).to_string())
+            .env(LAST, (kill_after + 200).to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let kill_after = acknowledged + 100 + (kills * 137) % 900;
         let mut killed = false;
         for line in lines {
             let line = line.expect("readable");

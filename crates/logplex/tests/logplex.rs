@@ -7,9 +7,11 @@ use ferroku_logplex::{
 };
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
+/// Longest time anything here waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 const AT_US: i64 = 1_767_268_800_000_000;
 
 fn app_id(number: u128) -> AppId {
@@ -45,8 +47,17 @@ fn segments(folder: &Path, app: AppId) -> Vec<PathBuf> {
     paths
 }
 
+/// Flushes until that succeeds.
+async fn flushed(logplex: &Logplex) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = logplex.flush().await {
+        assert!(Instant::now() < deadline, "there is room again, and yet: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn next_line(tail: &mut Tail) -> Line {
-    match tokio::time::timeout(Duration::from_secs(10), tail.next()).await.expect("in time") {
+    match tokio::time::timeout(PATIENCE, tail.next()).await.expect("in time") {
         Some(TailEvent::Line(line)) => line,
         other => panic!("expected a line, got {other:?}"),
     }
@@ -161,12 +172,16 @@ async fn the_last_lines_stay_the_disk_is_bounded_and_keys_outlive_their_segments
         }
     }
     logplex.flush().await.expect("written");
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let size: u64 = segments(folder.path(), app)
-        .iter()
-        .map(|path| std::fs::metadata(path).expect("metadata").len())
-        .sum();
-    assert!(size < 4 * 1024 * 1024, "{size} bytes for 12,000 lines of 900 bytes");
+    // A segment may go while it is looked at.
+    let size = || -> u64 {
+        let sizes = segments(folder.path(), app).into_iter().filter_map(|path| std::fs::metadata(path).ok());
+        sizes.map(|metadata| metadata.len()).sum()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while size() >= 4 * 1024 * 1024 {
+        assert!(Instant::now() < deadline, "{} bytes for 12,000 lines of 900 bytes", size());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     drop(logplex);
 
     let logplex = open(folder.path());
@@ -313,8 +328,14 @@ async fn a_reader_that_comes_back_too_late_is_told() {
         logplex.append(app, web(&filler));
     }
     logplex.flush().await.expect("written");
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let events = logplex.history_after(app, first, Filter::default()).await.expect("history");
+    let deadline = Instant::now() + PATIENCE;
+    let events = loop {
+        let events = logplex.history_after(app, first, Filter::default()).await.expect("history");
+        if matches!(events.first(), Some(TailEvent::Dropped(_))) || Instant::now() > deadline {
+            break events;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     let Some(TailEvent::Dropped(Dropped { lines: Some(dropped), .. })) = events.first() else {
         panic!("expected to be told, got {:?}", events.first());
     };
@@ -461,8 +482,7 @@ async fn a_full_disk_confirms_nothing_and_loses_nothing_that_fits_into_memory() 
     let kept = all(&logplex, app).await.len() as u64;
     assert!(kept >= confirmed, "what is confirmed can be read though the disk is full");
     disk.resize(16 * 1024 * 1024);
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    logplex.flush().await.expect("there is room again");
+    flushed(&logplex).await;
     drop(logplex);
     let numbers: Vec<u64> = all(&open(disk.0.path()), app)
         .await
@@ -486,11 +506,16 @@ async fn lines_that_fit_neither_on_the_disk_nor_into_memory_are_counted() {
         logplex.append(app, web("over"));
     }
     disk.resize(64 * 1024 * 1024);
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    logplex.flush().await.expect("there is room again");
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let lines = all(&logplex, app).await;
-    let told = lines.iter().find(|line| line.process == "logplex").expect("the loss is told of");
+    flushed(&logplex).await;
+    let deadline = Instant::now() + PATIENCE;
+    let (lines, told) = loop {
+        let lines = all(&logplex, app).await;
+        if let Some(told) = lines.iter().find(|line| line.process == "logplex").cloned() {
+            break (lines, told);
+        }
+        assert!(Instant::now() < deadline, "the loss is not told of");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     let lost: usize = told
         .message
         .strip_prefix("Error L13: ")

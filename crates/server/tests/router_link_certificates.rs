@@ -25,7 +25,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const MANY: usize = 2000;
 const TABLE_FRAME: u8 = 2;
 const CERTIFICATE_FRAME: u8 = 5;
@@ -133,9 +133,10 @@ impl Counted {
             let mut buffer = vec![0; 65536];
             loop {
                 let count = from_control.read(&mut buffer).await.unwrap_or(0);
-                if count == 0 || to_router.write_all(&buffer[..count]).await.is_err() {
+                if count == 0 {
                     return;
                 }
+                // Counted first: what the router has applied is counted.
                 decoder.push(&buffer[..count]);
                 while let Some(frame) = decoder.next_frame().unwrap() {
                     self.largest_bytes.fetch_max(frame.payload.len(), Ordering::SeqCst);
@@ -144,6 +145,9 @@ impl Counted {
                         TABLE_FRAME => self.tables.fetch_add(1, Ordering::SeqCst),
                         _ => 0,
                     };
+                }
+                if to_router.write_all(&buffer[..count]).await.is_err() {
+                    return;
                 }
             }
         };

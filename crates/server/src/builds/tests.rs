@@ -133,7 +133,7 @@ impl Host {
     }
 
     async fn wait_until_clean(&self) {
-        for _ in 0..200 {
+        for _ in 0..1_200 {
             if std::fs::read_dir(self.data().join("builds")).expect("there").count() == 0 {
                 return;
             }
@@ -181,7 +181,7 @@ impl Host {
 
     async fn close(self) {
         self.node.driver().shutdown().await;
-        for _ in 0..100 {
+        for _ in 0..1_200 {
             if ferroku_runtime::leaks(&self.data()).is_empty() {
                 return;
             }

@@ -11,7 +11,11 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// Longest time anything here waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Not a test of its own: what git runs as the hook.
 #[test]
@@ -62,7 +66,8 @@ enum Build {
     Succeeds,
     Fails,
     WaitsUntilGone,
-    TakesASecond,
+    /// Ends once another push was refused.
+    OutlastsAnother,
 }
 
 struct Host {
@@ -94,9 +99,10 @@ async fn host(build: Build) -> Host {
     let listener = push::bind(&socket).expect("bound");
     let (note, notes) = mpsc::unbounded_channel();
     let archives = data.clone();
+    let refused = CancellationToken::new();
     let handler = move |hook| {
         let Hook::Push(session) = hook else { unreachable!("nothing is followed") };
-        decide(session, build, archives.join("source.tar"), note.clone())
+        decide(session, build, archives.join("source.tar"), note.clone(), refused.clone())
     };
     tokio::spawn(serve_hooks(listener, service.pushes.clone(), handler));
 
@@ -134,6 +140,7 @@ async fn decide(
     build: Build,
     archive: PathBuf,
     note: mpsc::UnboundedSender<String>,
+    refused: CancellationToken,
 ) {
     let plan = plan_push(&session.hello.updates);
     let head = match &plan {
@@ -143,6 +150,7 @@ async fn decide(
     let accept = match plan {
         _ if !session.has_slot => {
             session.text("busy\n").await;
+            refused.cancel();
             false
         }
         PushPlan::Refuse(text) => {
@@ -166,7 +174,7 @@ async fn decide(
                     session.gone.cancelled().await;
                     let _ = note.send("gone".to_owned());
                 }
-                Build::TakesASecond => tokio::time::sleep(Duration::from_secs(1)).await,
+                Build::OutlastsAnother => drop(tokio::time::timeout(PATIENCE, refused.cancelled()).await),
             }
             build != Build::Fails
         }
@@ -275,7 +283,7 @@ async fn a_failed_build_declines_the_push() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_of_two_pushes_is_refused_and_the_next_goes_through() {
-    let host = host(Build::TakesASecond).await;
+    let host = host(Build::OutlastsAnother).await;
     let (one, two) = (host.working_copy("one"), host.working_copy("two"));
     let (first, second) = tokio::join!(host.push(&one, &["-f", "main"]), host.push(&two, &["-f", "main"]));
     let [won, lost] = if first.0 { [first, second] } else { [second, first] };
@@ -303,7 +311,7 @@ async fn a_client_that_goes_away_cancels_the_push() {
     let group = rustix::process::Pid::from_child(&client);
     rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("running");
     client.wait().expect("ended");
-    let gone = tokio::time::timeout(Duration::from_secs(10), host.notes.recv()).await;
+    let gone = tokio::time::timeout(PATIENCE, host.notes.recv()).await;
     assert_eq!(gone.expect("in time").as_deref(), Some("gone"));
     let (_, refs) = git(&copy, &["ls-remote", &host.url(1)]);
     assert_eq!(refs, "");

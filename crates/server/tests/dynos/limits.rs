@@ -93,7 +93,8 @@ async fn dynos_are_cycled_and_web_without_a_gap() -> Result<()> {
                 .all(|name| all.iter().any(|dyno| dyno.name() == *name && replaced(dyno)))
         })
         .await?;
-    let log = control.wait_log(&bench, "heroku[clock.1]: Process exited with status 143").await?;
+    control.wait_log(&bench, "heroku[clock.1]: Process exited with status 143").await?;
+    let log = control.wait_lines(&bench, "heroku[web.1]: State changed from starting to up", 2).await?;
     let of_clock = log.iter().filter_map(|line| line.strip_prefix("heroku[clock.1]: "));
     let of_clock: Vec<&str> = of_clock.skip_while(|line| *line != "Cycling").take(4).collect();
     let expected = [

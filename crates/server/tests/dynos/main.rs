@@ -52,7 +52,8 @@ async fn a_deploy_starts_web_and_the_next_one_takes_over_without_a_gap() -> Resu
     let served = healthy.iter().position(|count| *count == 2).expect("both were up once");
     assert!(healthy[served..].iter().all(|count| *count >= 2), "{healthy:?}");
 
-    let log = control.wait_log(&bench, "app[web.2]: got SIGTERM").await?;
+    control.wait_log(&bench, "app[web.2]: got SIGTERM").await?;
+    let log = control.wait_lines(&bench, "heroku[clock.1]: ", 8).await?;
     let of_clock: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("heroku[clock.1]: ")).collect();
     assert_eq!(
         of_clock,
@@ -138,13 +139,8 @@ async fn dynos_outlive_control_and_lost_ones_are_replaced() -> Result<()> {
     };
     assert_eq!(ids(&before), ids(&after), "the same dynos");
     // The new control's first table comes once every app has given its entry.
-    let target = loop {
-        match bench.targets().first() {
-            Some(target) => break *target,
-            None => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    };
-    assert_eq!(get(target).await?, format!("release v{version}"));
+    bench.wait_table("served", |app| !app.targets.is_empty()).await?;
+    assert_eq!(get(bench.targets()[0]).await?, format!("release v{version}"));
     let log = control.wait_log(&bench, "app[count.1]: line 90").await?;
     let numbers: Vec<u32> =
         log.iter().filter_map(|line| line.strip_prefix("app[count.1]: line ")?.parse().ok()).collect();

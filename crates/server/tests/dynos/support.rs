@@ -51,7 +51,7 @@ server.serve_forever()
 "#;
 
 /// How long anything here may take; everything is over much sooner.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The parts that outlive a restart of control.
 pub struct Bench {
@@ -294,13 +294,18 @@ impl Control {
 
     /// Waits for a line.
     pub async fn wait_log(&self, bench: &Bench, wanted: &str) -> Result<Vec<String>> {
+        self.wait_lines(bench, wanted, 1).await
+    }
+
+    /// Waits for as many lines of the kind. What different sources say comes in any order.
+    pub async fn wait_lines(&self, bench: &Bench, wanted: &str, count: usize) -> Result<Vec<String>> {
         let begin = Instant::now();
         loop {
             let log = self.log(bench).await?;
-            if log.iter().any(|line| line.contains(wanted)) {
+            if log.iter().filter(|line| line.contains(wanted)).count() >= count {
                 return Ok(log);
             }
-            anyhow::ensure!(begin.elapsed() < PATIENCE, "no line {wanted:?} in {log:#?}");
+            anyhow::ensure!(begin.elapsed() < PATIENCE, "no {count} times {wanted:?} in {log:#?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -326,7 +331,7 @@ impl Control {
 /// A GET, as the router's uid alone may send it.
 pub async fn get(address: std::net::SocketAddr) -> Result<String> {
     let output = tokio::process::Command::new("setpriv")
-        .args(["--reuid", &uids::ROUTER_UID.to_string(), "--clear-groups", "curl", "-sS", "-m", "5"])
+        .args(["--reuid", &uids::ROUTER_UID.to_string(), "--clear-groups", "curl", "-sS", "-m", "60"])
         .arg(format!("http://{address}/"))
         .output()
         .await?;
