@@ -13,33 +13,26 @@ use crate::api::sources::grant_of;
 use crate::api::streams::{self, BUILDS, StreamLinks};
 use crate::auth::{PushApp, ViewApp};
 use crate::builds::archive::{self, Archive, ArchiveBuild, Place};
-use crate::builds::output::Progress;
+use crate::builds::stream::{self, Wanted};
 use crate::builds::uploads::Action;
 use crate::error::ApiError;
 use crate::fetch::{self, FetchError};
 use crate::node::{Node, now_ms};
 use axum::Json;
-use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
 use ferroku_api::build::{Build, SourceBlob};
 use ferroku_core::BuildId;
 use ferroku_core::build::{Build as Stored, BuildSource};
 use ferroku_store::{accounts, builds, events};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
-use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
 
 /// Longest version, or description of one, in characters: what fits a table.
 const MAX_WORDS: usize = 256;
-/// Read at once from a build's text, in bytes.
-const READ_BYTES: usize = 32 * 1024;
 
 const SORT_FIELDS: [SortField<Build>; 2] = [
     ("created_at", |build| SortKey::Text(build.created_at.to_string())),
@@ -52,7 +45,7 @@ pub fn routes() -> Routes {
         .route("/apps/{app}/builds", get(list).post(create))
         .route("/apps/{app}/builds/{build}", get(show).delete(cancel))
         .route("/apps/{app}/build-cache", delete(purge_cache))
-        .route("/streams/builds/{token}", get(stream))
+        .route("/streams/builds/{token}", get(show_text))
 }
 
 async fn list(
@@ -208,45 +201,22 @@ async fn purge_cache(
     Ok(Json(ferroku_api::reference::Id { id: app.id.0 }))
 }
 
-async fn stream(
+async fn show_text(
     State(node): State<Arc<Node>>,
     Path(token): Path<String>,
     context: RequestContext,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::not_found("build");
     let (app_id, id, held) = streams::open(&node, BUILDS, &token, &context).await?;
     let id = builds::find(&node.store, app_id, BuildId(id)).await?.ok_or_else(missing)?.id;
     let progress = node.builds.output(id).map(|output| output.watch());
     let file = tokio::fs::File::open(node.builds.output_path(id)).await.map_err(|_| missing())?;
-    let body = held.limit(node, HttpBody::from_stream(follow(file, progress)));
-    let mut response = body.into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let wanted = Wanted::of(&headers);
+    let body = stream::body(file, progress, wanted).await.map_err(ApiError::internal)?;
+    let mut response = (wanted.status(), held.limit(node, body)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(wanted.content_type()));
     Ok(response)
-}
-
-/// The file's content, and what is added to it until the build has ended.
-fn follow(
-    file: tokio::fs::File,
-    progress: Option<watch::Receiver<Progress>>,
-) -> impl futures::Stream<Item = io::Result<Bytes>> + Send {
-    futures::stream::unfold((file, progress), |(mut file, mut progress)| async move {
-        loop {
-            // Marked as seen before the read: what is written after it wakes the wait below.
-            let ended = progress.as_mut().is_none_or(|progress| progress.borrow_and_update().ended);
-            let mut buffer = BytesMut::with_capacity(READ_BYTES);
-            match file.read_buf(&mut buffer).await {
-                Ok(0) if ended => return None,
-                Ok(0) => {}
-                Ok(_) => return Some((Ok(buffer.freeze()), (file, progress))),
-                Err(error) => return Some((Err(error), (file, None))),
-            }
-            if let Some(watched) = progress.as_mut()
-                && watched.changed().await.is_err()
-            {
-                progress = None;
-            }
-        }
-    })
 }
 
 fn present(

@@ -10,6 +10,7 @@
 //! workspace   the build's folder          dyno      the build dyno
 //! seal        the tree made harmless      promote   the tree moved to slugs/<digest>
 //! output      the build's text            text      its words
+//! stream      the text over HTTP
 //! settings    what a build gets of the node's certificates and package indexes
 //! spares      installed dependencies, kept ready for the app's next build
 //! collect     archives, and off the push's path:
@@ -34,6 +35,7 @@ pub mod scrub;
 pub mod seal;
 mod settings;
 mod spares;
+pub mod stream;
 pub mod text;
 pub mod uploads;
 pub mod workspace;
