@@ -28,6 +28,7 @@ pub mod log_session;
 pub mod node_account;
 pub mod oauth_authorization;
 pub mod oauth_client;
+pub mod pipeline;
 pub mod rate_limit;
 pub mod reference;
 pub mod region;

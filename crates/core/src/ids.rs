@@ -53,6 +53,14 @@ ids! {
     FormationId,
     /// An OAuth client.
     OauthClientId,
+    /// An app in a pipeline.
+    PipelineCouplingId,
+    /// A pipeline.
+    PipelineId,
+    /// A promotion.
+    PipelinePromotionId,
+    /// An app that a promotion goes to.
+    PipelinePromotionTargetId,
     /// A release.
     ReleaseId,
     /// A slug.

@@ -29,6 +29,7 @@ pub mod limits;
 pub mod mailed_token;
 pub mod oauth_authorization;
 pub mod oauth_client;
+pub mod pipeline;
 pub mod planner;
 pub mod procfile;
 pub mod protocol;
@@ -43,8 +44,8 @@ pub mod uids;
 
 pub use ids::{
     AccountId, AppId, AppTransferId, AuthorizationId, BrowserSessionId, BuildId, ConfigSnapshotId, DomainId,
-    DynoId, EventId, FormationId, OauthClientId, ReleaseId, SlugId, SniEndpointId, SourceId, SshKeyId,
-    TeamId,
+    DynoId, EventId, FormationId, OauthClientId, PipelineCouplingId, PipelineId, PipelinePromotionId,
+    PipelinePromotionTargetId, ReleaseId, SlugId, SniEndpointId, SourceId, SshKeyId, TeamId,
 };
 
 /// Milliseconds since the Unix epoch. Every stored time has this unit.

@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -21,10 +21,11 @@ const TABLES: [&str; 15] = [
     "13_access",
     "14_accounts",
     "15_everyday",
+    "16_pipelines",
 ];
 
 /// What takes long and has little to do with the store, whose own tests run on both.
-const WITHOUT_POSTGRESQL: [&str; 8] = [
+const WITHOUT_POSTGRESQL: [&str; 9] = [
     "07_bad_input",
     "08_heroku3",
     "09_domains_and_certs",
@@ -33,6 +34,7 @@ const WITHOUT_POSTGRESQL: [&str; 8] = [
     "13_access",
     "14_accounts",
     "15_everyday",
+    "16_pipelines",
 ];
 
 fn run_tables(options: NodeOptions) {

@@ -36,6 +36,7 @@ pub mod mailed_tokens;
 pub mod node_settings;
 pub mod oauth_authorizations;
 pub mod oauth_clients;
+pub mod pipelines;
 mod recent;
 pub mod releases;
 mod row;
@@ -89,6 +90,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "teams", include_str!("../migrations/0008_teams.sql")),
     (9, "eco hours", include_str!("../migrations/0009_eco_hours.sql")),
     (10, "build sources", include_str!("../migrations/0010_build_sources.sql")),
+    (11, "pipelines", include_str!("../migrations/0011_pipelines.sql")),
 ];
 
 /// Which database is behind a store.

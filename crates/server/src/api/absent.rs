@@ -15,7 +15,7 @@ use http::StatusCode;
 const SORT_FIELDS: [SortField<()>; 2] = [("id", |()| SortKey::Number(0)), ("name", |()| SortKey::Number(0))];
 
 /// What this node has not, by the beginnings of the paths under which Heroku has it; `*` is any segment.
-const NOT_HERE: [(&str, &str); 34] = [
+const NOT_HERE: [(&str, &str); 31] = [
     ("actions/addon-attachments", "add-ons"),
     ("actions/addons", "add-ons"),
     ("addon-attachments", "add-ons"),
@@ -26,8 +26,7 @@ const NOT_HERE: [(&str, &str); 34] = [
     ("apps/*/addon-attachments", "add-ons"),
     ("apps/*/addons", "add-ons"),
     ("apps/*/log-drains", "log drains"),
-    ("apps/*/pipeline-couplings", "pipelines"),
-    ("apps/*/review-app", "pipelines"),
+    ("apps/*/review-app", "review apps"),
     ("apps/*/telemetry-drains", "telemetry drains"),
     ("apps/*/webhook-deliveries", "webhooks"),
     ("apps/*/webhook-events", "webhooks"),
@@ -36,18 +35,16 @@ const NOT_HERE: [(&str, &str); 34] = [
     ("client/v11", "add-ons, and so no databases"),
     ("data", "add-ons, and so no databases"),
     ("enterprise-accounts", "enterprise accounts"),
-    ("filters/apps", "pipelines"),
     ("peerings", "private spaces"),
-    ("pipeline-couplings", "pipelines"),
-    ("pipeline-promotions", "pipelines"),
-    ("pipelines", "pipelines"),
+    ("pipeline-transfers", "transfers of pipelines"),
+    ("pipelines", "review apps and no CI"),
     ("postgres/v0", "add-ons, and so no databases"),
     ("redis/v0", "add-ons, and so no databases"),
-    ("review-apps", "pipelines"),
+    ("review-apps", "review apps"),
     ("spaces", "private spaces"),
     ("teams/*/addons", "add-ons"),
     ("telemetry-drains", "telemetry drains"),
-    ("test-runs", "pipelines"),
+    ("test-runs", "CI"),
     ("users/*/addons", "add-ons"),
     ("vpn-connections", "private spaces"),
 ];
@@ -74,10 +71,8 @@ pub fn routes() -> Routes {
         .route("/apps/{app}/addon-attachments", get(none_of_app))
         .route("/apps/{app}/addons", get(none_of_app))
         .route("/apps/{app}/log-drains", get(none_of_app))
-        .route("/apps/{app}/pipeline-couplings", get(no_coupling))
         .route("/apps/{app}/telemetry-drains", get(none_of_app))
         .route("/apps/{app}/webhooks", get(none_of_app))
-        .route("/pipelines", get(none))
         .route("/spaces", get(none))
 }
 
@@ -91,8 +86,4 @@ async fn none_of_app(_app: ViewApp, range: ListRange) -> Response {
 
 async fn no_feature(_user: Browse) -> ApiError {
     ApiError::not_found("feature")
-}
-
-async fn no_coupling(_app: ViewApp) -> ApiError {
-    ApiError::not_found("pipeline coupling")
 }

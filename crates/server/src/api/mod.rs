@@ -31,6 +31,8 @@ pub mod node_admins;
 pub mod oauth_authorizations;
 pub mod oauth_clients;
 pub mod password_resets;
+pub mod pipeline_promotions;
+pub mod pipelines;
 pub mod range;
 pub mod regions;
 pub mod releases;
@@ -95,6 +97,8 @@ pub fn routes() -> Routes {
         .merge(oauth_authorizations::routes())
         .merge(oauth_clients::routes())
         .merge(password_resets::routes())
+        .merge(pipeline_promotions::routes())
+        .merge(pipelines::routes())
         .merge(regions::routes())
         .merge(releases::routes())
         .merge(slugs::routes())

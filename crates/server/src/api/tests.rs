@@ -15,6 +15,7 @@ mod limits;
 mod nonsense;
 mod openapi;
 mod people;
+mod pipelines;
 mod second_factor;
 mod sharing;
 

@@ -54,7 +54,7 @@ use ferroku_core::{AppId, BuildId};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
-use ferroku_store::{Store, StoreError, builds, limits, releases};
+use ferroku_store::{Store, StoreError, builds, limits, pipelines, releases};
 use garbage::{Extent, Freed};
 use output::Output;
 use sha2::{Digest, Sha256};
@@ -191,6 +191,7 @@ impl Builds {
         for build in builds::fail_pending(&parts.store, now_ms()).await? {
             tracing::info!("build {} of app {} was cut off and has failed", build.id, build.app_id);
         }
+        pipelines::fail_cut_off(&parts.store).await?;
         let _ = inner.compiler.set(compiler);
         let _ = inner.parts.set(parts);
         tokio::spawn(collect::run(self.clone()));

@@ -52,12 +52,30 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("POST", "/password-resets", "", Nothing("it only sends a letter")),
     ("POST", "/password-resets/{token}/actions/finalize", "", AnothersEvent),
     ("POST", "/admin/garbage", "", Event("garbage.collect")),
+    ("POST", "/filters/apps", "", Nothing("it only reads")),
+    ("POST", "/pipeline-promotions", "", AnothersEvent),
     ("POST", "/admin/invitations", r#"{"email": "new@example.com"}"#, Event("invitation.create")),
     ("PATCH", "/admin/accounts/{account}", r#"{"suspended": true}"#, Event("account.suspend")),
     ("PATCH", "/admin/accounts/{account}", r#"{"suspended": false}"#, Event("account.resume")),
     ("DELETE", "/oauth/sessions/{session}", "", Nothing("there are none")),
     ("POST", "/apps", r#"{"name": "made"}"#, Event("app.create")),
     ("PATCH", "/apps/{app}", r#"{"maintenance": true}"#, Event("app.update")),
+    ("POST", "/pipelines", r#"{"name": "line"}"#, Event("pipeline.create")),
+    ("PATCH", "/pipelines/{pipeline}", r#"{"name": "pipe"}"#, Event("pipeline.update")),
+    (
+        "POST",
+        "/pipeline-couplings",
+        r#"{"app": "shop", "pipeline": "pipe", "stage": "staging"}"#,
+        Event("pipeline_coupling.create"),
+    ),
+    (
+        "PATCH",
+        "/pipeline-couplings/{coupling}",
+        r#"{"stage": "production"}"#,
+        Event("pipeline_coupling.update"),
+    ),
+    ("DELETE", "/pipeline-couplings/{coupling}", "", Event("pipeline_coupling.destroy")),
+    ("DELETE", "/pipelines/{pipeline}", "", Event("pipeline.destroy")),
     ("PATCH", "/apps/{app}/config-vars", r#"{"A": "1"}"#, Event("release.create")),
     ("POST", "/apps/{app}/releases", r#"{"release": "v1"}"#, Event("release.create")),
     (
@@ -148,6 +166,8 @@ struct Made {
     key: String,
     endpoint: String,
     team: String,
+    pipeline: String,
+    coupling: String,
 }
 
 fn concrete(text: &str, made: &Made) -> String {
@@ -171,6 +191,8 @@ fn concrete(text: &str, made: &Made) -> String {
         ("{formation}", "web"),
         ("{member}", "member@example.com"),
         ("{team}", &made.team),
+        ("{pipeline}", &made.pipeline),
+        ("{coupling}", &made.coupling),
         ("{transfer}", "shop"),
         ("{type}", "web"),
         ("CERTIFICATE", &certificate.to_string()),
@@ -214,7 +236,8 @@ async fn every_changing_route_leaves_an_event_with_who_and_from_where() {
         assert_eq!(event.email, "owner@example.com", "{path}");
         assert_eq!(event.remote_address.as_deref(), Some("127.0.0.1"), "{path}");
         assert!(request_id.starts_with(event.request_id.as_deref().expect("known")), "{path}");
-        let is_of_app = path.contains("/apps") || path.contains("/app-transfers");
+        let is_of_app =
+            ["/apps", "/app-transfers", "/pipeline-couplings"].iter().any(|noun| path.contains(noun));
         assert_eq!(event.app_id.is_some(), is_of_app, "{path}");
         let id = || answer["id"].as_str().expect("an id").to_owned();
         match *kind {
@@ -223,6 +246,8 @@ async fn every_changing_route_leaves_an_event_with_who_and_from_where() {
             "key.create" => made.key = id(),
             "sni_endpoint.create" => made.endpoint = id(),
             "team.create" => made.team = id(),
+            "pipeline.create" => made.pipeline = id(),
+            "pipeline_coupling.create" => made.coupling = id(),
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::io::Read;
 
 /// Every list, and how many items it has at least once [`lists`] has filled them.
-const LISTS: [(&str, usize); 26] = [
+const LISTS: [(&str, usize); 27] = [
     ("/account/features", 0),
     ("/account/keys", 0),
     ("/addon-attachments", 0),
@@ -29,6 +29,7 @@ const LISTS: [(&str, usize); 26] = [
     ("/apps/shop/telemetry-drains", 0),
     ("/apps/shop/webhooks", 0),
     ("/dyno-sizes", 3),
+    ("/pipeline-couplings", 0),
     ("/pipelines", 0),
     ("/regions", 1),
     ("/spaces", 0),
@@ -266,8 +267,8 @@ async fn what_heroku_has_and_this_node_has_not_is_named() {
         ("GET", "/addon-services/heroku-postgresql/plans", "add-ons"),
         ("GET", &*format!("/client/v11/databases/{id}"), "databases"),
         ("GET", &*format!("/redis/v0/databases/{id}"), "databases"),
-        ("POST", "/pipelines", "pipelines"),
-        ("POST", "/pipeline-promotions", "pipelines"),
+        ("GET", &*format!("/pipelines/{id}/review-app-config"), "review apps"),
+        ("POST", "/pipeline-transfers", "transfers of pipelines"),
         ("GET", "/spaces/example", "private spaces"),
         ("POST", "/spaces", "private spaces"),
     ] {
