@@ -69,9 +69,9 @@ fn runs() -> BTreeMap<&'static str, BTreeSet<String>> {
         let text = fs::read_to_string(&path).expect("readable");
         for line in text.lines().filter(|line| line.starts_with("$ ")) {
             let words: Vec<&str> =
-                line.split_whitespace().map(|word| word.trim_matches(['"', '$', '('])).collect();
+                line.split_whitespace().map(|word| word.trim_matches(['"', '\'', '$', '('])).collect();
             for pair in words.windows(2).filter(|pair| pair[0] == "heroku") {
-                let name = pair[1].trim_end_matches([';', ')', '"']);
+                let name = pair[1].trim_end_matches([';', ')', '"', '\'']);
                 if let Some(command) = names.get(name) {
                     runs.entry(command).or_default().insert(table.clone());
                 }
