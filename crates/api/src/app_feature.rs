@@ -23,8 +23,9 @@ pub struct AppFeature {
 }
 
 impl AppFeature {
-    /// The feature as the API shows it; `switched` are those of the app that were ever switched.
-    pub fn new(feature: &Feature, app: &App, switched: &[Switched], feedback_email: &str) -> Self {
+    /// The feature as the API shows it; `switched` are those of the app that were ever switched. Whose node it is is told to
+    /// no member.
+    pub fn new(feature: &Feature, app: &App, switched: &[Switched]) -> Self {
         let own = switched.iter().find(|one| one.name == feature.name);
         Self {
             created_at: own.map_or(app.created_at, |one| one.created_at).into(),
@@ -32,7 +33,7 @@ impl AppFeature {
             display_name: feature.display_name.to_owned(),
             doc_url: feature.doc_url.to_owned(),
             enabled: own.is_some_and(|one| one.enabled),
-            feedback_email: feedback_email.to_owned(),
+            feedback_email: String::new(),
             id: id(feature),
             name: feature.name.to_owned(),
             state: feature.state.to_owned(),

@@ -38,5 +38,9 @@ pub use spec::{
     Attach, Command, DynoSpec, Environment, Limits, NetworkPolicy, TerminalSize, Volume, VolumeSource,
 };
 
+/// Largest core dump, in bytes, of whatever a node runs: less than a page, so that none is written, and exactly the limit at
+/// which the kernel does not feed a `core_pattern` that is a pipe, either (Linux, fs/coredump.c: "RLIMIT_CORE is set to 1").
+pub const CORE_BYTES: u64 = 1;
+
 /// What the functions of this crate return.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;

@@ -317,7 +317,7 @@ pub async fn find_app(
         return Err(refused(Refusal::Scope(verb.scope()), ""));
     }
     let app = apps::find(&node.store, id_or_name).await?.ok_or_else(|| ApiError::not_found("app"))?;
-    require_app(node, principal, &app, verb).await?;
+    require(node, principal, &app, verb, id_or_name).await?;
     Ok(app)
 }
 
@@ -330,6 +330,17 @@ pub async fn require_app(
     principal: Principal<'_>,
     app: &App,
     verb: Verb,
+) -> Result<(), ApiError> {
+    require(node, principal, app, verb, &app.name).await
+}
+
+/// The same; a refusal calls the app what the client calls it, so that an id tells no name.
+async fn require(
+    node: &Node,
+    principal: Principal<'_>,
+    app: &App,
+    verb: Verb,
+    shown: &str,
 ) -> Result<(), ApiError> {
     let account_id = principal.account_id;
     let is_owner = app.belongs_to(account_id);
@@ -344,10 +355,9 @@ pub async fn require_app(
     };
     let relation = Relation { is_owner, permissions, team_role };
     authorize(principal, verb, Object::App(&relation)).map_err(|refusal| match refusal {
-        Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the app {}.", app.name)),
+        Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the app {shown}.")),
         refusal => {
-            let message =
-                format!("You do not have permission to do this to the app {}. Ask its owner.", app.name);
+            let message = format!("You do not have permission to do this to the app {shown}. Ask its owner.");
             refused(refusal, &message)
         }
     })
@@ -369,12 +379,10 @@ pub async fn find_team(
     let team = teams::find(&node.store, id_or_name).await?.ok_or_else(|| ApiError::not_found("team"))?;
     let role = teams::role(&node.store, team.id, principal.account_id).await?;
     authorize(principal, verb, Object::Team(role)).map_err(|refusal| match refusal {
-        Refusal::Stranger => {
-            ApiError::forbidden(format!("You do not have access to the team {}.", team.name))
-        }
+        Refusal::Stranger => ApiError::forbidden(format!("You do not have access to the team {id_or_name}.")),
         refusal => {
             let message =
-                format!("You do not have permission to do this in the team {}. Ask its admins.", team.name);
+                format!("You do not have permission to do this in the team {id_or_name}. Ask its admins.");
             refused(refusal, &message)
         }
     })?;

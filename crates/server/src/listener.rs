@@ -42,6 +42,10 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A client that takes nothing of what waits for it for so long is gone, in milliseconds: one that merely does not read
+/// answers keep-alive probes for ever. As long as a rendezvous bears it, because somebody may hold an output still.
+const UNREAD_LIMIT_MS: u32 = rendezvous::WRITE_LIMIT.as_secs() as u32 * 1_000;
+
 /// The first byte of a TLS connection: a record of the type "handshake".
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
@@ -151,6 +155,7 @@ impl Connection {
     async fn serve(self, stream: TcpStream, remote: SocketAddr) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_LIMIT_MS)?;
         let mut first = [0u8; 1];
         if timeout(self.endpoint.limits.first_bytes, stream.peek(&mut first)).await?? == 0 {
             return Ok(());

@@ -240,7 +240,7 @@ fn no_secret_is_anywhere_but_where_it_belongs() {
     for pid in [Some(node.supervisor_pid() as i32), node.pid_of("control"), node.pid_of("router")] {
         let limits = fs::read_to_string(format!("/proc/{}/limits", pid.expect("it runs"))).expect("root may");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("proc(5)");
-        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        assert_eq!(core.split_whitespace().nth(4), Some("1"), "{core}");
     }
     node.stop_supervisor();
     assert_eq!(out_of_place(&node.data, &canaries), Vec::<String>::new(), "in files after the node's end");

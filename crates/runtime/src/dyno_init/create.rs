@@ -8,6 +8,7 @@ use super::external;
 use super::idmap::{self, Ids};
 use super::seccomp::{self, Reader};
 use super::sys::{Context, Failure};
+use crate::CORE_BYTES;
 use crate::cgroup::{self, Hierarchies};
 use crate::launch::LaunchPlan;
 use ferroku_core::uids::{APP_UIDS, DYNO_UID};
@@ -217,8 +218,10 @@ fn devices() -> serde_json::Value {
 fn rlimits() -> serde_json::Value {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = OPEN_FILES.min(hard);
+    let core = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
+    let core = CORE_BYTES.min(core.unwrap_or(CORE_BYTES));
     json!([
         { "type": NOFILE, "soft": files, "hard": files },
-        { "type": CORE, "soft": 0, "hard": 0 }
+        { "type": CORE, "soft": core, "hard": core }
     ])
 }

@@ -4,7 +4,7 @@
 //! what Heroku says of an account or app that has none: an empty list, or 404 with the noun. Whatever else is asked of
 //! these nouns is 404 with a message that says what this node has not ([`not_here`]).
 
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{Browse, ViewApp};
 use crate::error::ApiError;
@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::StatusCode;
 
 /// Nothing can be sorted by anything.
-const SORT_FIELDS: [SortField<()>; 2] = [("id", |()| SortKey::Number(0)), ("name", |()| SortKey::Number(0))];
+const SORT_FIELDS: [SortField<()>; 2] = [("id", SortBy::Number(|()| 0)), ("name", SortBy::Number(|()| 0))];
 
 /// What this node has not, by the beginnings of the paths under which Heroku has it; `*` is any segment.
 const NOT_HERE: [(&str, &str); 31] = [

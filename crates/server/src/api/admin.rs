@@ -1,6 +1,7 @@
 //! `/admin/...`: what the node's owner and admins do with accounts. Ours; Heroku has nothing like it in its API.
 
 use crate::api::body::{Body, flag};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get, patch, post};
 use crate::auth::{Administer, Authenticated, SeeNode};
 use crate::error::ApiError;
@@ -8,12 +9,18 @@ use crate::node::{Node, now_ms};
 use crate::people::{account, sign_up};
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use ferroku_api::node_account::{Invitation, Invite, NodeAccount};
 use ferroku_core::account::{Account, Role};
 use ferroku_store::{account_changes, accounts, two_factor};
 use http::StatusCode;
 use serde::Deserialize;
 use std::sync::Arc;
+
+const SORT_FIELDS: [SortField<NodeAccount>; 2] = [
+    ("email", SortBy::Text(|one| one.account.email.clone())),
+    ("id", SortBy::Text(|one| one.account.id.to_string())),
+];
 
 /// The endpoints.
 pub fn routes() -> Routes {
@@ -23,9 +30,9 @@ pub fn routes() -> Routes {
         .route("/admin/invitations", post(invite))
 }
 
-async fn list(State(node): State<Arc<Node>>, _: SeeNode) -> Result<Json<Vec<NodeAccount>>, ApiError> {
+async fn list(State(node): State<Arc<Node>>, _: SeeNode, range: ListRange) -> Result<Response, ApiError> {
     let accounts = accounts::list(&node.store).await?;
-    Ok(Json(accounts.iter().map(NodeAccount::from).collect()))
+    Ok(range.answer(accounts.iter().map(NodeAccount::from).collect(), &SORT_FIELDS))
 }
 
 async fn invite(

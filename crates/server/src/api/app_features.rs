@@ -1,7 +1,7 @@
 //! `/apps/X/features`: switches of how the router treats an app, and of who gets into its dynos.
 
 use crate::api::body::{Body, flag};
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::error::ApiError;
@@ -17,8 +17,8 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<AppFeature>; 2] = [
-    ("name", |feature| SortKey::Text(feature.name.clone())),
-    ("id", |feature| SortKey::Text(feature.id.to_string())),
+    ("name", SortBy::Text(|feature| feature.name.clone())),
+    ("id", SortBy::Text(|feature| feature.id.to_string())),
 ];
 
 /// The endpoints of this noun.
@@ -77,7 +77,6 @@ async fn find(node: &Node, app: &App, id_or_name: &str) -> Result<(&'static Feat
 
 async fn all(node: &Node, app: &App) -> Result<Vec<(&'static Feature, AppFeature)>, ApiError> {
     let switched = app_features::list(&node.store, app.id).await?;
-    let email = &node.config.owner_email;
-    let present = |feature| (feature, AppFeature::new(feature, app, &switched, email));
+    let present = |feature| (feature, AppFeature::new(feature, app, &switched));
     Ok(FEATURES.iter().map(present).collect())
 }

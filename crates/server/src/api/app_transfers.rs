@@ -2,7 +2,7 @@
 
 use crate::api::body::Body;
 use crate::api::collaborators::find_account;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{self, Authenticated, Browse, find_app};
 use crate::error::ApiError;
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 const SORT_FIELDS: [SortField<AppTransfer>; 2] = [
-    ("id", |transfer| SortKey::Text(transfer.id.to_string())),
-    ("name", |transfer| SortKey::Text(transfer.app.name.clone())),
+    ("id", SortBy::Text(|transfer| transfer.id.to_string())),
+    ("name", SortBy::Text(|transfer| transfer.app.name.clone())),
 ];
 
 /// The endpoints of this noun.

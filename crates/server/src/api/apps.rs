@@ -3,7 +3,7 @@
 use crate::api::accounts::own;
 use crate::api::body::{Body, flag};
 use crate::api::links::Links;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{self, Authenticated, Browse, ChangeApp, ManageApp, ViewApp};
 use crate::crash_point;
@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// try is rare already.
 const NAME_ATTEMPTS: usize = 10;
 const SORT_FIELDS: [SortField<App>; 2] =
-    [("name", |app| SortKey::Text(app.name.clone())), ("id", |app| SortKey::Text(app.id.to_string()))];
+    [("name", SortBy::Text(|app| app.name.clone())), ("id", SortBy::Text(|app| app.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

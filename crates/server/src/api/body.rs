@@ -3,18 +3,20 @@
 //! In: `Body<T>` as a handler's last argument. Broken JSON is 400; JSON of a wrong shape is 422 and names the
 //! field (`updates[0].quantity: invalid type ...`). An empty body counts as `{}`: several clients send none. A body may be
 //! compressed with gzip. One of another type is 415, but one that does not say its type is taken for JSON; too
-//! large a body is 413, before and after it is unpacked; one that does not come in time is 408.
+//! large a body is 413, before and after it is unpacked, and the rest of it is read for a while, because an answer may be
+//! lost to a client that still sends when its connection is closed; one that does not come in time is 408.
 
 use crate::error::ApiError;
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{FromRequest, Request};
+use bytes::BytesMut;
 use flate2::read::MultiGzDecoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, HeaderName, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected};
 use serde_json::error::Category;
-use std::error::Error as StdError;
 use std::io::Read;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -26,6 +28,10 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// 35 kB/s to come in time; nearly all are smaller than a kilobyte.
 pub const BODY_TIME_LIMIT: Duration = Duration::from_secs(30);
 
+/// What is read and thrown away of a body that is too large: for so long, and so many bytes.
+const DISCARD_TIME_LIMIT: Duration = Duration::from_secs(5);
+const DISCARD_BYTES: usize = 64 * 1024 * 1024;
+
 /// A request's JSON body.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
@@ -35,6 +41,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
+        if parts.headers.contains_key(EXPECT) && is_announced_too_large(&body) {
+            // A client that waits for leave to send has sent nothing yet.
+            return Err(too_large());
+        }
         let bytes = bytes_of(body).await?;
         if bytes.is_empty() {
             return parse(b"").map(Self);
@@ -55,15 +65,48 @@ pub async fn bytes_of(body: HttpBody) -> Result<Bytes, ApiError> {
     read(body, BODY_TIME_LIMIT).await
 }
 
-async fn read(body: HttpBody, limit: Duration) -> Result<Bytes, ApiError> {
-    let whole = Limited::new(body, MAX_BODY_BYTES).collect();
-    let whole = timeout(limit, whole).await.map_err(|_| too_slow(limit))?;
-    Ok(whole.map_err(unread)?.to_bytes())
+async fn read(mut body: HttpBody, limit: Duration) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::new();
+    let mut fits = !is_announced_too_large(&body);
+    let whole = async {
+        while fits && let Some(frame) = body.frame().await {
+            // Trailers are nobody's.
+            let Ok(data) = frame.map_err(unread)?.into_data() else { continue };
+            fits = bytes.len() + data.len() <= MAX_BODY_BYTES;
+            if fits {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok::<(), ApiError>(())
+    };
+    timeout(limit, whole).await.map_err(|_| too_slow(limit))??;
+    if !fits {
+        discard(body).await;
+        return Err(too_large());
+    }
+    Ok(bytes.freeze())
+}
+
+fn is_announced_too_large(body: &HttpBody) -> bool {
+    body.size_hint().lower() > MAX_BODY_BYTES as u64
+}
+
+/// Reads what a client still sends, for a while.
+async fn discard(mut body: HttpBody) {
+    let rest = async {
+        let mut discarded = 0;
+        while discarded < DISCARD_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            discarded += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // One that is slow at it has time to see the answer.
+    let _ = timeout(DISCARD_TIME_LIMIT, rest).await;
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(kind) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let kind = String::from_utf8_lossy(kind.as_bytes());
+    let Some(kind) = line_of(headers, CONTENT_TYPE) else { return Ok(()) };
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence.is_empty() || essence.ends_with("/json") || essence.ends_with("+json") {
         return Ok(());
@@ -73,9 +116,16 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     )))
 }
 
+/// A header with all its lines as one (RFC 9110, 5.3): none of them is overlooked.
+fn line_of(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    let lines: Vec<_> =
+        headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
 fn is_compressed(headers: &HeaderMap) -> Result<bool, ApiError> {
-    let Some(coding) = headers.get(CONTENT_ENCODING) else { return Ok(false) };
-    let coding = String::from_utf8_lossy(coding.as_bytes()).trim().to_ascii_lowercase();
+    let Some(coding) = line_of(headers, CONTENT_ENCODING) else { return Ok(false) };
+    let coding = coding.trim().to_ascii_lowercase();
     match coding.as_str() {
         "" | "identity" => Ok(false),
         "gzip" | "x-gzip" => Ok(true),
@@ -181,10 +231,7 @@ fn without_position(error: &serde_json::Error) -> String {
     }
 }
 
-fn unread(error: Box<dyn StdError + Send + Sync>) -> ApiError {
-    if error.is::<LengthLimitError>() {
-        return too_large();
-    }
+fn unread(_: axum::Error) -> ApiError {
     ApiError::bad_request("The request's body ended before it was complete.")
 }
 
@@ -192,6 +239,18 @@ fn unread(error: Box<dyn StdError + Send + Sync>) -> ApiError {
 mod tests {
     use super::*;
     use serde::Deserialize;
+
+    #[test]
+    fn no_line_of_a_header_is_overlooked() {
+        let headers = |lines: &[&'static str]| {
+            lines
+                .iter()
+                .map(|line| (CONTENT_ENCODING, http::HeaderValue::from_static(line)))
+                .collect::<HeaderMap>()
+        };
+        assert!(is_compressed(&headers(&["gzip"])).is_ok_and(|compressed| compressed));
+        assert_eq!(is_compressed(&headers(&["gzip", "br"])).expect_err("two codings").status, 415);
+    }
 
     #[derive(Debug, Deserialize)]
     struct Update {

@@ -4,7 +4,7 @@
 //! list, so the registry of this node answers with what its own `PUT` takes.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{PushApp, ViewApp};
 use crate::crash_point;
@@ -24,7 +24,7 @@ use serde::Serialize;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<BuildpackInstallation>; 1] =
-    [("ordinal", |installation| SortKey::Number(installation.ordinal.into()))];
+    [("ordinal", SortBy::Number(|installation| installation.ordinal.into()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

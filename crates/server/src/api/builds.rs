@@ -7,7 +7,7 @@ use crate::api::body::Body;
 use crate::api::buildpack_installations::check_all;
 use crate::api::conventions::RequestContext;
 use crate::api::links::Links;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, delete, get};
 use crate::api::sources::grant_of;
 use crate::api::streams::{self, BUILDS, StreamLinks};
@@ -35,8 +35,8 @@ use std::sync::Arc;
 const MAX_WORDS: usize = 256;
 
 const SORT_FIELDS: [SortField<Build>; 2] = [
-    ("created_at", |build| SortKey::Text(build.created_at.to_string())),
-    ("id", |build| SortKey::Text(build.id.to_string())),
+    ("created_at", SortBy::Text(|build| build.created_at.to_string())),
+    ("id", SortBy::Text(|build| build.id.to_string())),
 ];
 
 /// The endpoints of this noun.

@@ -3,12 +3,14 @@
 //! A personal app's collaborators all may do the same; on a team's app each has permissions of their own.
 
 use crate::api::body::Body;
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{Authenticated, OwnAccessApp, ShareApp, ViewApp, require_app};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use ferroku_api::collaborator::Collaborator;
 use ferroku_core::account::Account;
 use ferroku_core::app::App;
@@ -23,6 +25,11 @@ use std::sync::Arc;
 
 /// What a collaborator may do who was given no permissions of their own: all that Heroku's may on a personal app.
 const DEFAULT: [Permission; 3] = [View, Deploy, Operate];
+
+const SORT_FIELDS: [SortField<Collaborator>; 2] = [
+    ("email", SortBy::Text(|collaborator| collaborator.user.email.clone())),
+    ("id", SortBy::Text(|collaborator| collaborator.id.to_string())),
+];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
@@ -54,7 +61,8 @@ struct Update {
 async fn list(
     State(node): State<Arc<Node>>,
     ViewApp { app, .. }: ViewApp,
-) -> Result<Json<Vec<Collaborator>>, ApiError> {
+    range: ListRange,
+) -> Result<Response, ApiError> {
     let stored = collaborators::list(&node.store, app.id).await?;
     let members = match app.team_id {
         Some(team_id) => team_members::list(&node.store, team_id).await?,
@@ -62,7 +70,8 @@ async fn list(
     };
     let role =
         |one: &Stored| members.iter().find(|member| member.account_id == one.account_id).map(|one| one.role);
-    Ok(Json(stored.iter().map(|one| Collaborator::new(one, &app, role_shown(&app, role(one)))).collect()))
+    let present = |one: &Stored| Collaborator::new(one, &app, role_shown(&app, role(one)));
+    Ok(range.answer(stored.iter().map(present).collect(), &SORT_FIELDS))
 }
 
 async fn show(

@@ -5,6 +5,8 @@
 //! - `Accept`: Heroku answers 406 to whatever does not ask for version 3. Here only a *wrong* version is refused;
 //!   no header at all, `*/*` and `application/json` are served as version 3, because `curl`, browsers and
 //!   event streams send these, and there is no other version that they could mean.
+//! - `If-Match`: tags are weak, and such never match by its strong comparison; a change that depends on one is refused with
+//!   412 instead of being done in spite of it (RFC 9110, 13.1.1).
 //! - `RateLimit-Remaining`: on every answer to a request with a valid token.
 //! - `ETag`, `Last-Modified`, gzip: see [`super::representation`]. `Accept-Inclusion` and `Accept-Expansion` are ignored:
 //!   clients send them for add-ons only, and there is none to expand.
@@ -23,9 +25,9 @@ use axum::response::{IntoResponse, Response};
 use ferroku_core::account::Account;
 use ferroku_core::event::Actor;
 use futures::FutureExt;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, IF_MATCH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use std::any::Any;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -94,18 +96,15 @@ pub fn request_context(parts: &Parts) -> RequestContext {
 pub async fn apply(mut request: Request, next: Next) -> Response {
     let context = new_context(request.extensions());
     let ids = response_ids(&context, request.headers());
-    let accepted = check_version(request.headers()).and_then(|()| check_path(request.uri().path()));
     let asked = Asked::of(&request);
     let line = format!("{} {}", request.method(), request.uri().path());
     request.extensions_mut().insert(context.clone());
-    let mut response = match accepted {
-        // Nothing of the request is used after a panic: it dies with the handler.
-        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-            Ok(response) => response,
-            Err(panic) => ApiError::internal(anyhow::anyhow!("the handler panicked: {}", text_of(&*panic)))
-                .into_response(),
-        },
-        Err(error) => error.into_response(),
+    // Nothing of the request is used after a panic: it dies with the handler.
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            ApiError::internal(anyhow::anyhow!("the handler panicked: {}", text_of(&*panic))).into_response()
+        }
     };
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(request_id = %context.request_id, "{line}: {cause:#}");
@@ -118,6 +117,17 @@ pub async fn apply(mut request: Request, next: Next) -> Response {
         headers.insert(RATE_LIMIT_REMAINING, remaining.into());
     }
     response
+}
+
+/// Refuses what no handler could answer. The innermost layer: who may ask at all comes first.
+pub async fn check(request: Request, next: Next) -> Response {
+    let checked = check_version(request.headers())
+        .and_then(|()| check_path(request.uri().path()))
+        .and_then(|()| check_condition(request.method(), request.headers()));
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {
@@ -176,6 +186,17 @@ fn check_version(headers: &HeaderMap) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a change on a condition that nothing here fulfils.
+fn check_condition(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if reads || headers.get_all(IF_MATCH).iter().all(|value| value == "*") {
+        return Ok(());
+    }
+    let message = "Nothing was changed: If-Match compares strong tags, and those of this API are weak. Read the resource again \
+                   and send the request without If-Match.";
+    Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message))
 }
 
 /// No name has a NUL, and PostgreSQL has no text with one.

@@ -1,7 +1,7 @@
 //! `/apps/X/domains`: the host name that each app has from its creation, and those that its owner adds.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp, random_letters};
 use crate::crash_point;
@@ -26,8 +26,8 @@ use uuid::Uuid;
 /// How often another DNS target is drawn when one is taken, which 24 random letters never are.
 const CNAME_ATTEMPTS: usize = 3;
 const SORT_FIELDS: [SortField<Domain>; 2] = [
-    ("id", |domain| SortKey::Text(domain.id.to_string())),
-    ("hostname", |domain| SortKey::Text(domain.hostname.clone())),
+    ("id", SortBy::Text(|domain| domain.id.to_string())),
+    ("hostname", SortBy::Text(|domain| domain.hostname.clone())),
 ];
 
 /// The endpoints of this noun.

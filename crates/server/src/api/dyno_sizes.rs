@@ -1,6 +1,6 @@
 //! `/dyno-sizes`: what a dyno may use.
 
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{Browse, ViewApp};
 use crate::error::ApiError;
@@ -11,7 +11,7 @@ use ferroku_api::dyno_size::DynoSize;
 use ferroku_core::dyno_size::DYNO_SIZES;
 
 const SORT_FIELDS: [SortField<DynoSize>; 2] =
-    [("id", |size| SortKey::Text(size.id.to_string())), ("name", |size| SortKey::Text(size.name.clone()))];
+    [("id", SortBy::Text(|size| size.id.to_string())), ("name", SortBy::Text(|size| size.name.clone()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

@@ -7,7 +7,7 @@ use crate::access::Access;
 use crate::api::body::{Body, flag};
 use crate::api::formations::no_process_type;
 use crate::api::links::Links;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, delete, get, post};
 use crate::auth::{OperateApp, RunApp, ViewApp};
 use crate::crash_point;
@@ -46,11 +46,8 @@ const MAX_TYPE_CHARACTERS: usize = 128;
 
 const SORT_FIELDS: [SortField<Dyno>; 2] = [
     // Numbers by their value: web.2 before web.10.
-    ("name", |dyno| {
-        let (kind, number) = dyno.name.rsplit_once('.').unwrap_or((&dyno.name, "0"));
-        SortKey::Text(format!("{kind}.{number:0>10}"))
-    }),
-    ("id", |dyno| SortKey::Text(dyno.id.to_string())),
+    ("name", SortBy::Numbered(|dyno| dyno.name.clone())),
+    ("id", SortBy::Text(|dyno| dyno.id.to_string())),
 ];
 
 /// The endpoints of this noun.

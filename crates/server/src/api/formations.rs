@@ -3,7 +3,7 @@
 //! Scaling changes rows only; the dyno manager does the rest.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::crash_point;
@@ -26,8 +26,8 @@ use serde_json::Value;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<Formation>; 2] = [
-    ("type", |formation| SortKey::Text(formation.process_type.clone())),
-    ("id", |formation| SortKey::Text(formation.id.to_string())),
+    ("type", SortBy::Text(|formation| formation.process_type.clone())),
+    ("id", SortBy::Text(|formation| formation.id.to_string())),
 ];
 
 /// The endpoints of this noun.

@@ -3,7 +3,7 @@
 //! They are data: git takes pushes by HTTPS only, and `ps:exec` registers a key of its own for minutes.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{Browse, ChangeAccount};
 use crate::error::ApiError;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 /// Longest comment that is kept, in bytes.
 const MAX_COMMENT_BYTES: usize = 200;
 
-const SORT_FIELDS: [SortField<Key>; 1] = [("id", |key| SortKey::Text(key.id.to_string()))];
+const SORT_FIELDS: [SortField<Key>; 1] = [("id", SortBy::Text(|key| key.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

@@ -61,6 +61,8 @@ pub fn app(node: Arc<Node>) -> axum::Router {
         .nest("/web", crate::pages::router())
         .method_not_allowed_fallback(conventions::unknown_method)
         .fallback(conventions::unknown_route)
+        .layer(middleware::from_fn(conventions::check))
+        .layer(middleware::from_fn(exposure::refuse_other_sites))
         .layer(middleware::from_fn(exposure::refuse_clear_text))
         .layer(middleware::from_fn(conventions::apply))
         .layer(middleware::from_fn(exposure::protect))

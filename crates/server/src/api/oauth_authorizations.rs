@@ -2,6 +2,7 @@
 
 use crate::api::body::Body;
 use crate::api::conventions::{RequestContext, request_context};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, delete, get, post};
 use crate::auth::{self, Authenticated, ChangeAccount, Credentials};
 use crate::error::ApiError;
@@ -10,6 +11,7 @@ use crate::people;
 use crate::secrets::API_KEY_DESCRIPTION;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
+use axum::response::Response;
 use ferroku_api::Timestamp;
 use ferroku_api::oauth_authorization::{Create, OauthAuthorization};
 use ferroku_core::account::Account;
@@ -34,6 +36,10 @@ const MAX_EXPIRES_IN_SECONDS: i64 = 100 * 365 * 24 * 3600;
 
 /// Where the CLI sends the code of the second factor.
 const TWO_FACTOR_CODE: &str = "Heroku-Two-Factor-Code";
+
+const SORT_FIELDS: [SortField<OauthAuthorization>; 1] =
+    [("id", SortBy::Text(|authorization| authorization.id.to_string()))];
+const SESSION_SORT_FIELDS: [SortField<Session>; 1] = [("id", SortBy::Text(|session| session.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
@@ -157,11 +163,12 @@ async fn write_authorization(
 async fn list(
     State(node): State<Arc<Node>>,
     ChangeAccount(user): ChangeAccount,
-) -> Result<Json<Vec<OauthAuthorization>>, ApiError> {
+    range: ListRange,
+) -> Result<Response, ApiError> {
     let now = now_ms();
     let stored = oauth_authorizations::list(&node.store, user.account.id, now).await?;
     let present = |stored: &Stored| OauthAuthorization::new(stored, &user.account, None, now);
-    Ok(Json(stored.iter().map(present).collect()))
+    Ok(range.answer(stored.iter().map(present).collect(), &SORT_FIELDS))
 }
 
 async fn show(
@@ -251,10 +258,12 @@ impl Session {
 async fn sessions(
     State(node): State<Arc<Node>>,
     ChangeAccount(user): ChangeAccount,
-) -> Result<Json<Vec<Session>>, ApiError> {
+    range: ListRange,
+) -> Result<Response, ApiError> {
     let now = now_ms();
     let sessions = browser_sessions::list(&node.store, user.account.id, now).await?;
-    Ok(Json(sessions.iter().map(|session| Session::new(session, now)).collect()))
+    Ok(range
+        .answer(sessions.iter().map(|session| Session::new(session, now)).collect(), &SESSION_SORT_FIELDS))
 }
 
 /// `~` is the session behind the token that asks, and tokens have none here: the CLI asks for it when it logs out.

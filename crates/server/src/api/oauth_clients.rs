@@ -1,7 +1,7 @@
 //! `/oauth/clients`: programs that ask people to let them use the API.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get, post};
 use crate::auth::{self, Browse, ChangeAccount};
 use crate::error::ApiError;
@@ -23,7 +23,7 @@ const MAX_NAME_BYTES: usize = 200;
 /// Longest URI, in bytes.
 const MAX_URI_BYTES: usize = 2048;
 
-const SORT_FIELDS: [SortField<OauthClient>; 1] = [("id", |client| SortKey::Text(client.id.to_string()))];
+const SORT_FIELDS: [SortField<OauthClient>; 1] = [("id", SortBy::Text(|client| client.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

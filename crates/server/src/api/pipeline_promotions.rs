@@ -8,7 +8,7 @@ use crate::api::apps::present_all;
 use crate::api::body::Body;
 use crate::api::links::Links;
 use crate::api::pipelines::{find, seen_apps};
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get, post};
 use crate::auth::{self, Authenticated, Browse, find_app};
 use crate::error::ApiError;
@@ -30,11 +30,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<PipelinePromotionTarget>; 2] = [
-    ("id", |target| SortKey::Text(target.id.to_string())),
-    ("status", |target| SortKey::Text(format!("{:?}", target.status))),
+    ("id", SortBy::Text(|target| target.id.to_string())),
+    ("status", SortBy::Text(|target| format!("{:?}", target.status))),
 ];
 const APP_SORT_FIELDS: [SortField<App>; 2] =
-    [("id", |app| SortKey::Text(app.id.to_string())), ("name", |app| SortKey::Text(app.name.clone()))];
+    [("id", SortBy::Text(|app| app.id.to_string())), ("name", SortBy::Text(|app| app.name.clone()))];
 /// What a target says that may not be pushed to: Heroku's words.
 const NO_ACCESS: &str = "User does not have access to that app";
 

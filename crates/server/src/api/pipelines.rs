@@ -5,7 +5,7 @@
 //! puts it into a pipeline that they see, moves it and takes it out.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{self, Authenticated, Browse, ViewApp, find_app, find_team};
 use crate::error::ApiError;
@@ -25,12 +25,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<Pipeline>; 2] = [
-    ("name", |pipeline| SortKey::Text(pipeline.name.clone())),
-    ("id", |pipeline| SortKey::Text(pipeline.id.to_string())),
+    ("name", SortBy::Text(|pipeline| pipeline.name.clone())),
+    ("id", SortBy::Text(|pipeline| pipeline.id.to_string())),
 ];
 const COUPLING_SORT_FIELDS: [SortField<PipelineCoupling>; 2] = [
-    ("id", |coupling| SortKey::Text(coupling.id.to_string())),
-    ("name", |coupling| SortKey::Text(coupling.pipeline.name.clone())),
+    ("id", SortBy::Text(|coupling| coupling.id.to_string())),
+    ("name", SortBy::Text(|coupling| coupling.pipeline.name.clone())),
 ];
 
 /// The endpoints of this noun.

@@ -9,6 +9,9 @@
 //! (`domain ..; ;`); so are ranges of another unit (`bytes=0-99`). Whatever would give other items than those asked for
 //! is refused with 416: bounds of an unknown field, a bound that is none, a `max` or an `order` that means nothing.
 //!
+//! Invariant: following `Next-Range` gives every item once. Items that the field does not tell apart are never parted: a
+//! page goes on to the last of them.
+//!
 //! Source: <https://devcenter.heroku.com/articles/platform-api-reference#ranges>.
 
 use crate::api::representation::NEXT_RANGE;
@@ -41,15 +44,55 @@ pub struct ListRange {
     nonsense: Option<String>,
 }
 
-/// What a list is sorted by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SortKey {
-    Number(i64),
-    Text(String),
+/// How a list is sorted by a field, and where an item has it.
+#[derive(Debug, Clone, Copy)]
+pub enum SortBy<T> {
+    Number(fn(&T) -> i64),
+    Text(fn(&T) -> String),
+    /// Names with a number: `web.2` is before `web.10`.
+    Numbered(fn(&T) -> String),
 }
 
-/// A field that a list can be sorted by: its name in the header, and where an item has it.
-pub type SortField<T> = (&'static str, fn(&T) -> SortKey);
+/// A field that a list can be sorted by, with its name in the header.
+pub type SortField<T> = (&'static str, SortBy<T>);
+
+/// What one item is sorted by. All of a list are of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum SortKey {
+    Number(i64),
+    Text(String),
+    Numbered(String, u64),
+}
+
+impl<T> SortBy<T> {
+    fn key(&self, item: &T) -> SortKey {
+        match self {
+            Self::Number(of) => SortKey::Number(of(item)),
+            Self::Text(of) => SortKey::Text(of(item)),
+            Self::Numbered(of) => numbered(&of(item)),
+        }
+    }
+
+    /// What a client means by a bound; None when it is no value of this field.
+    fn bound(&self, text: &str) -> Option<SortKey> {
+        // An end that is left out is nothing that Heroku has.
+        if text.contains(['[', ']']) {
+            return None;
+        }
+        match self {
+            Self::Number(_) => text.parse().ok().map(SortKey::Number),
+            Self::Text(_) => Some(SortKey::Text(text.to_owned())),
+            Self::Numbered(_) => Some(numbered(text)),
+        }
+    }
+}
+
+/// `web.2` in its two parts; what has no number comes before what has one.
+fn numbered(name: &str) -> SortKey {
+    let parts = name.rsplit_once('.').and_then(|(kind, number)| Some((kind, number.parse().ok()?)));
+    let (kind, number) = parts.unwrap_or((name, 0));
+    SortKey::Numbered(kind.to_owned(), number)
+}
 
 impl ListRange {
     /// Reads the header's value.
@@ -66,6 +109,7 @@ impl ListRange {
                 Some(("order", order)) if order.eq_ignore_ascii_case("desc") => range.descending = true,
                 Some(("order", order)) if order.eq_ignore_ascii_case("asc") => range.descending = false,
                 Some(("order", _)) => range.nonsense = Some(option.to_owned()),
+                None if option == "max" || option == "order" => range.nonsense = Some(option.to_owned()),
                 _ => {}
             }
         }
@@ -86,85 +130,75 @@ impl ListRange {
         };
         self.field = piece(field);
         self.start_excluded = start.trim().starts_with(']');
-        self.start = piece(start.trim().trim_start_matches([']', '[']));
+        let start = start.trim();
+        self.start = piece(start.strip_prefix([']', '[']).unwrap_or(start));
         self.end = piece(end);
     }
 
     /// The part of `items` that was asked for, as an answer. `fields` are those it can be sorted by, the
-    /// default first; each must be unique among the items. 416 when there is no such part.
+    /// default first; `id`, or the default where there is none, must be unique among the items. 416 when there is no such part.
     pub fn answer<T: Serialize>(&self, items: Vec<T>, fields: &[SortField<T>]) -> Response {
         let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
         let asked = fields.iter().find(|(name, _)| Some(*name) == self.field.as_deref());
-        let (name, key) = *asked.unwrap_or(&fields[0]);
-        let has_bounds = self.start.is_some() || self.end.is_some();
-        let known = if has_bounds { asked } else { Some(&fields[0]) };
-        let nonsense = self.nonsense.clone().or_else(|| match (known, items.first()) {
-            (None, _) => self.field.clone(),
-            (Some(_), Some(first)) => self.bad_bound(&key(first)),
-            (Some(_), None) => None,
-        });
-        if let Some(nonsense) = nonsense {
-            let mut response = unsatisfiable(&nonsense, &names).into_response();
+        let (name, by) = asked.unwrap_or(&fields[0]);
+        let refuse = |nonsense: &str| {
+            let mut response = unsatisfiable(nonsense, &names).into_response();
             insert(response.headers_mut(), ACCEPT_RANGES, &names);
-            return response;
-        }
+            response
+        };
+        let (start, end) = match self.bounds(asked.map(|(_, by)| by)) {
+            Ok(bounds) => bounds,
+            Err(nonsense) => return refuse(&nonsense),
+        };
         let direction = |order: Ordering| if self.descending { order.reverse() } else { order };
-        let mut items: Vec<(SortKey, T)> = items.into_iter().map(|item| (key(&item), item)).collect();
-        items.sort_by(|(one, _), (other, _)| direction(one.cmp(other)));
-        if has_bounds {
-            items.retain(|(key, _)| self.contains(key, direction));
+        let (_, unique) = fields.iter().find(|(name, _)| *name == "id").unwrap_or(&fields[0]);
+        let mut items: Vec<(SortKey, SortKey, T)> =
+            items.into_iter().map(|item| (by.key(&item), unique.key(&item), item)).collect();
+        items.sort_by(|one, other| direction((&one.0, &one.1).cmp(&(&other.0, &other.1))));
+        items.retain(|(key, ..)| {
+            let after_start = start.as_ref().is_none_or(|start| match direction(key.cmp(start)) {
+                Ordering::Less => false,
+                Ordering::Equal => !self.start_excluded,
+                Ordering::Greater => true,
+            });
+            after_start && end.as_ref().is_none_or(|end| direction(key.cmp(end)) != Ordering::Greater)
+        });
+        let mut length = items.len().min(self.max);
+        while length > 0 && length < items.len() && items[length].0 == items[length - 1].0 {
+            length += 1;
         }
-        let is_cut = items.len() > self.max;
-        items.truncate(self.max);
-        let first_and_last =
-            items.first().zip(items.last()).map(|((first, _), (last, _))| (first.clone(), last.clone()));
-        let items: Vec<T> = items.into_iter().map(|(_, item)| item).collect();
+        let is_cut = items.len() > length;
+        items.truncate(length);
+        let ends = items.first().zip(items.last()).map(|(first, last)| (text(by, first), text(by, last)));
+        let items: Vec<T> = items.into_iter().map(|(.., item)| item).collect();
         let status = if is_cut { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let mut response = (status, Json(items)).into_response();
         let headers = response.headers_mut();
         insert(headers, ACCEPT_RANGES, &names);
-        if let Some((first, last)) = first_and_last {
-            insert(headers, CONTENT_RANGE, &format!("{name} {}..{}", text(&first), text(&last)));
+        if let Some((first, last)) = ends {
+            insert(headers, CONTENT_RANGE, &format!("{name} {first}..{last}"));
             if is_cut {
                 let order = if self.descending { ", order=desc" } else { "" };
-                let next = format!(
-                    "{name} ]{}..{}; max={}{order}",
-                    text(&last),
-                    self.end.as_deref().unwrap_or(""),
-                    self.max
-                );
+                let end = self.end.as_deref().unwrap_or("");
+                let next = format!("{name} ]{last}..{end}; max={}{order}", self.max);
                 insert(headers, NEXT_RANGE, &next);
             }
         }
         response
     }
 
-    /// The bound that is no value of a field with this one.
-    fn bad_bound(&self, example: &SortKey) -> Option<String> {
-        let SortKey::Number(_) = example else { return None };
-        let mut bounds = self.start.iter().chain(&self.end);
-        bounds.find(|bound| bound.parse::<i64>().is_err()).cloned()
-    }
-
-    fn contains(&self, key: &SortKey, direction: impl Fn(Ordering) -> Ordering) -> bool {
-        let bound = |text: &str| match key {
-            SortKey::Number(_) => text.parse().ok().map(SortKey::Number),
-            SortKey::Text(_) => Some(SortKey::Text(text.to_owned())),
+    /// Where the part begins and ends; `by` is the field that was named, if there is such. What makes no sense, otherwise.
+    fn bounds<T>(&self, by: Option<&SortBy<T>>) -> Result<(Option<SortKey>, Option<SortKey>), String> {
+        if let Some(nonsense) = &self.nonsense {
+            return Err(nonsense.clone());
+        }
+        let read = |bound: &Option<String>| match (bound, by) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(self.field.clone().unwrap_or_default()),
+            (Some(bound), Some(by)) => by.bound(bound).map(Some).ok_or_else(|| bound.clone()),
         };
-        let after_start = match self.start.as_deref().and_then(bound) {
-            None => true,
-            Some(start) => match direction(key.cmp(&start)) {
-                Ordering::Less => false,
-                Ordering::Equal => !self.start_excluded,
-                Ordering::Greater => true,
-            },
-        };
-        let before_end = match self.end.as_deref().and_then(bound) {
-            None => true,
-            Some(end) => direction(key.cmp(&end)) != Ordering::Greater,
-        };
-        after_start && before_end
+        Ok((read(&self.start)?, read(&self.end)?))
     }
 }
 
@@ -185,10 +219,11 @@ fn unsatisfiable(nonsense: &str, names: &str) -> ApiError {
     ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "requested_range_not_satisfiable", message)
 }
 
-fn text(key: &SortKey) -> String {
-    match key {
-        SortKey::Number(number) => number.to_string(),
-        SortKey::Text(text) => text.clone(),
+/// The field of an item as a client names it.
+fn text<T>(by: &SortBy<T>, (_, _, item): &(SortKey, SortKey, T)) -> String {
+    match by {
+        SortBy::Number(of) => of(item).to_string(),
+        SortBy::Text(of) | SortBy::Numbered(of) => of(item),
     }
 }
 
@@ -206,8 +241,8 @@ mod tests {
 
     async fn ask(range: &str, count: i64) -> (u16, Vec<i64>, Option<String>) {
         let fields: [SortField<i64>; 2] = [
-            ("version", |number| SortKey::Number(*number)),
-            ("id", |number| SortKey::Text(format!("{number:03}"))),
+            ("version", SortBy::Number(|number| *number)),
+            ("id", SortBy::Text(|number| format!("{number:03}"))),
         ];
         let response = ListRange::parse(range).answer((1..=count).collect(), &fields);
         let status = response.status().as_u16();
@@ -219,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_form_that_clients_send_is_understood_and_nonsense_is_refused() {
-        let cases: [(&str, u16, &[i64], Option<&str>); 27] = [
+        let cases: [(&str, u16, &[i64], Option<&str>); 31] = [
             ("", 200, &[1, 2, 3], None),
             ("id ..; ;", 200, &[1, 2, 3], None),
             ("id ..; max=1000;", 200, &[1, 2, 3], None),
@@ -247,6 +282,10 @@ mod tests {
             ("version ..; max=-1", 416, &[], None),
             ("version ..; max=many", 416, &[], None),
             ("version ..; order=up", 416, &[], None),
+            ("version ..; max", 416, &[], None),
+            ("version 1..3[", 416, &[], None),
+            ("id 001..003[", 416, &[], None),
+            ("id ]]001..", 416, &[], None),
         ];
         for (range, status, items, next) in cases {
             let (seen_status, seen_items, seen_next) = ask(range, 3).await;
@@ -256,6 +295,42 @@ mod tests {
                 "{range:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_bound_is_none_of_an_empty_list_either() {
+        assert_eq!(ask("version x..", 0).await.0, 416);
+        assert_eq!(ask("version 1..", 0).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn items_with_the_same_key_are_not_parted() {
+        // Tens, and ten of each.
+        let fields: [SortField<i64>; 2] =
+            [("tens", SortBy::Number(|number| number / 10)), ("id", SortBy::Number(|number| *number))];
+        for (order, first) in [("", 0..20), (", order=desc", 10..30)] {
+            let response =
+                ListRange::parse(&format!("tens ..; max=11{order}")).answer((0..30).collect(), &fields);
+            let next = response.headers()[NEXT_RANGE].to_str().expect("text").to_owned();
+            let body = response.into_body().collect().await.expect("in memory").to_bytes();
+            let mut seen: Vec<i64> = serde_json::from_slice(&body).expect("a list");
+            let response = ListRange::parse(&next).answer((0..30).collect(), &fields);
+            assert!(!response.headers().contains_key(NEXT_RANGE));
+            let body = response.into_body().collect().await.expect("in memory").to_bytes();
+            let rest: Vec<i64> = serde_json::from_slice(&body).expect("a list");
+            seen.sort_unstable();
+            assert_eq!((seen, rest.len()), (first.collect(), 10), "{order}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_with_numbers_are_in_the_order_of_the_numbers() {
+        let fields: [SortField<i64>; 1] = [("name", SortBy::Numbered(|number| format!("web.{number}")))];
+        let response = ListRange::parse("name web.2..web.11").answer((1..=20).rev().collect(), &fields);
+        assert_eq!(response.headers()[CONTENT_RANGE], "name web.2..web.11");
+        let body = response.into_body().collect().await.expect("in memory").to_bytes();
+        let items: Vec<i64> = serde_json::from_slice(&body).expect("a list");
+        assert_eq!(items, (2..=11).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! `/regions`: the node itself.
 
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::Browse;
 use crate::error::ApiError;
@@ -12,8 +12,8 @@ use ferroku_api::region::Region;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<Region>; 2] = [
-    ("name", |region| SortKey::Text(region.name.clone())),
-    ("id", |region| SortKey::Text(region.id.to_string())),
+    ("name", SortBy::Text(|region| region.name.clone())),
+    ("id", SortBy::Text(|region| region.id.to_string())),
 ];
 
 /// The endpoints of this noun.

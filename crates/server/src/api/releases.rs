@@ -6,7 +6,7 @@
 use crate::api::body::Body;
 use crate::api::conventions::RequestContext;
 use crate::api::links::Links;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::api::streams::{self, RELEASES, StreamLinks};
 use crate::auth::{ReadConfigApp, ReleaseApp, ViewApp};
@@ -34,8 +34,8 @@ use std::sync::Arc;
 const MAX_DESCRIPTION_CHARACTERS: usize = 256;
 
 const SORT_FIELDS: [SortField<Release>; 2] = [
-    ("version", |release| SortKey::Number(release.version)),
-    ("id", |release| SortKey::Text(release.id.to_string())),
+    ("version", SortBy::Number(|release| release.version)),
+    ("id", SortBy::Text(|release| release.id.to_string())),
 ];
 
 /// The endpoints of this noun.

@@ -6,7 +6,7 @@
 //!
 //! - Tags are weak, because the same text may go out compressed or not. They cover `Next-Range` too: a client that is told
 //!   304 knows also where the list goes on.
-//! - `Last-Modified` is the resource's `updated_at`. `If-Modified-Since` is not looked at: two changes within a second
+//! - `Last-Modified` is the resource's `updated_at`; config vars have names of their users' choice, and no such. `If-Modified-Since` is not looked at: two changes within a second
 //!   would be one to it.
 //!
 //! Source: RFC 9110, sections 8.8, 12.5.3 and 13.1.2.
@@ -42,6 +42,8 @@ pub struct Asked {
     /// The tags that the client has.
     known: Vec<String>,
     gzip: bool,
+    /// Whether the answer's fields are ours.
+    has_own_fields: bool,
 }
 
 impl Asked {
@@ -50,7 +52,8 @@ impl Asked {
         let headers = request.headers();
         let known = texts(headers, IF_NONE_MATCH).map(|tag| strong(tag).to_owned()).collect();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        Self { reads, known, gzip: reads_gzip(headers) }
+        let has_own_fields = !request.uri().path().trim_end_matches('/').ends_with("/config-vars");
+        Self { reads, known, gzip: reads_gzip(headers), has_own_fields }
     }
 
     /// The answer in the form that was asked for.
@@ -71,7 +74,9 @@ impl Asked {
             let tag = tag(headers, &bytes);
             let is_known = self.known.iter().any(|known| *known == strong(&tag) || known == "*");
             insert(headers, ETAG, &tag);
-            if let Some(time) = last_modified(&bytes) {
+            if self.has_own_fields
+                && let Some(time) = last_modified(&bytes)
+            {
                 insert(headers, LAST_MODIFIED, &time);
             }
             if is_known {

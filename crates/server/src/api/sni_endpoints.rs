@@ -2,7 +2,7 @@
 
 use crate::api::body::Body;
 use crate::api::domains::changed;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{OperateApp, ViewApp};
 use crate::certificate::{self, Checked};
@@ -25,8 +25,8 @@ use zeroize::Zeroizing;
 /// How many random names are tried: 2.7 million make a second try rare already.
 pub(crate) const NAME_ATTEMPTS: usize = 10;
 const SORT_FIELDS: [SortField<SniEndpoint>; 2] = [
-    ("name", |endpoint| SortKey::Text(endpoint.name.clone())),
-    ("id", |endpoint| SortKey::Text(endpoint.id.to_string())),
+    ("name", SortBy::Text(|endpoint| endpoint.name.clone())),
+    ("id", SortBy::Text(|endpoint| endpoint.id.to_string())),
 ];
 
 /// The endpoints of this noun.

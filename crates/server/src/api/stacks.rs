@@ -1,6 +1,6 @@
 //! `/stacks`: the root file systems that dynos can have.
 
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::Browse;
 use crate::error::ApiError;
@@ -11,10 +11,8 @@ use axum::response::Response;
 use ferroku_api::stack::Stack;
 use std::sync::Arc;
 
-const SORT_FIELDS: [SortField<Stack>; 2] = [
-    ("name", |stack| SortKey::Text(stack.name.clone())),
-    ("id", |stack| SortKey::Text(stack.id.to_string())),
-];
+const SORT_FIELDS: [SortField<Stack>; 2] =
+    [("name", SortBy::Text(|stack| stack.name.clone())), ("id", SortBy::Text(|stack| stack.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

@@ -4,7 +4,7 @@ use crate::api::apps::{Create, make, present_all, present_stored};
 use crate::api::body::{Body, flag};
 use crate::api::collaborators::{find_account, not_of_team};
 use crate::api::links::Links;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get, post};
 use crate::auth::{self, Authenticated, ManageApp, ViewApp, ViewMembers, find_team, require_app};
 use crate::error::ApiError;
@@ -21,10 +21,8 @@ use http::StatusCode;
 use serde::Deserialize;
 use std::sync::Arc;
 
-const SORT_FIELDS: [SortField<TeamApp>; 2] = [
-    ("name", |one| SortKey::Text(one.app.name.clone())),
-    ("id", |one| SortKey::Text(one.app.id.to_string())),
-];
+const SORT_FIELDS: [SortField<TeamApp>; 2] =
+    [("name", SortBy::Text(|one| one.app.name.clone())), ("id", SortBy::Text(|one| one.app.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {

@@ -2,7 +2,7 @@
 
 use crate::api::body::Body;
 use crate::api::collaborators::find_account;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, delete, get};
 use crate::auth::{Authenticated, OwnAccessTeam, ShareTeam, ViewMembers, find_team};
 use crate::error::ApiError;
@@ -19,8 +19,8 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 const SORT_FIELDS: [SortField<TeamMember>; 2] = [
-    ("email", |member| SortKey::Text(member.email.clone())),
-    ("id", |member| SortKey::Text(member.id.to_string())),
+    ("email", SortBy::Text(|member| member.email.clone())),
+    ("id", SortBy::Text(|member| member.id.to_string())),
 ];
 
 /// The endpoints of this noun.

@@ -1,7 +1,7 @@
 //! `/teams`: people who have apps together.
 
 use crate::api::body::Body;
-use crate::api::range::{ListRange, SortField, SortKey};
+use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, get};
 use crate::auth::{self, Browse, ManageTeam, ViewMembers, ViewTeam};
 use crate::error::ApiError;
@@ -26,7 +26,7 @@ const ACCESS_CONTROLS: &str = "org-access-controls";
 const ACCESS_CONTROLS_ID: Uuid = Uuid::from_u128(0x7c0f_4a51_6f2e_4a3e_9c55_0d7a_9f0e_6b11);
 
 const SORT_FIELDS: [SortField<Team>; 2] =
-    [("name", |team| SortKey::Text(team.name.clone())), ("id", |team| SortKey::Text(team.id.to_string()))];
+    [("name", SortBy::Text(|team| team.name.clone())), ("id", SortBy::Text(|team| team.id.to_string()))];
 
 /// The endpoints of this noun.
 pub fn routes() -> Routes {
@@ -104,12 +104,16 @@ async fn destroy(
 }
 
 /// What may be given to collaborators of teams' apps.
-async fn permissions(_user: Browse) -> Json<Vec<Permission>> {
-    Json(Granted::ALL.into_iter().map(Permission::from).collect())
+async fn permissions(_user: Browse, range: ListRange) -> Response {
+    let all = Granted::ALL.into_iter().map(Permission::from).collect();
+    range.answer(all, &[("name", SortBy::Text(|permission: &Permission| permission.name.to_string()))])
 }
 
-async fn features(ViewTeam { team, .. }: ViewTeam) -> Json<[AppFeature; 1]> {
-    Json([access_controls(&team)])
+async fn features(ViewTeam { team, .. }: ViewTeam, range: ListRange) -> Response {
+    range.answer(
+        vec![access_controls(&team)],
+        &[("name", SortBy::Text(|feature: &AppFeature| feature.name.clone()))],
+    )
 }
 
 async fn feature(

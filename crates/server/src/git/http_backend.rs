@@ -63,7 +63,7 @@ pub struct BackendRequest {
     pub method: Method,
     /// `info/refs`, `git-upload-pack` or `git-receive-pack`.
     pub endpoint: &'static str,
-    pub query: String,
+    pub query: &'static str,
     pub headers: HeaderMap,
     /// The account's e-mail address.
     pub user: String,
@@ -124,7 +124,7 @@ fn set_environment(
         .env("GIT_HTTP_EXPORT_ALL", "1")
         .env("GIT_HTTP_MAX_REQUEST_BUFFER", "10M")
         .env("PATH_INFO", format!("/{}/{}", Repositories::name(request.app_id), request.endpoint))
-        .env("QUERY_STRING", &request.query)
+        .env("QUERY_STRING", request.query)
         .env("REQUEST_METHOD", request.method.as_str())
         .env("REMOTE_USER", &request.user)
         .env("REMOTE_ADDR", request.remote_address.as_deref().unwrap_or("unknown"));

@@ -77,13 +77,13 @@ impl GitService {
     where
         F: FnOnce() + Send + 'static,
     {
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let is_push = match endpoint {
-            Endpoint::ReceivePack => true,
-            Endpoint::UploadPack => false,
-            Endpoint::InfoRefs => match service(&query) {
-                Some("git-receive-pack") => true,
-                Some("git-upload-pack") => false,
+        // git is given what was looked at, not the client's query: it may read that in another way.
+        let (is_push, query) = match endpoint {
+            Endpoint::ReceivePack => (true, ""),
+            Endpoint::UploadPack => (false, ""),
+            Endpoint::InfoRefs => match service(request.uri().query().unwrap_or_default()) {
+                Some("git-receive-pack") => (true, "service=git-receive-pack"),
+                Some("git-upload-pack") => (false, "service=git-upload-pack"),
                 _ => {
                     return refuse(
                         StatusCode::FORBIDDEN,

@@ -8,11 +8,12 @@
 use super::PageError;
 use super::session::Session;
 use crate::api::body::bytes_of;
+use crate::api::exposure::is_own_site;
 use crate::error::ApiError;
 use crate::node::Node;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use http::header::CONTENT_TYPE;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -58,7 +59,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for SessionForm<T> {
 }
 
 async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
-    if !is_ours(headers) {
+    if !is_own_site(headers) {
         return Err(elsewhere());
     }
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
@@ -75,20 +76,6 @@ async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Vec<u8>, Ap
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // What the form held is not repeated: it may be a password.
     serde_urlencoded::from_bytes(bytes).map_err(|_| ApiError::bad_request("A field of the form is missing."))
-}
-
-fn is_ours(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    if let Some(site) = headers.get("sec-fetch-site") {
-        return site == "same-origin" || site == "none";
-    }
-    match headers.get(ORIGIN) {
-        None => true,
-        Some(_) => {
-            let origin = text(ORIGIN).and_then(|origin| origin.split_once("://"));
-            origin.zip(text(HOST)).is_some_and(|((_, authority), host)| authority == host)
-        }
-    }
 }
 
 fn elsewhere() -> ApiError {
@@ -108,6 +95,7 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::HOST;
 
     #[test]
     fn forms_of_other_sites_are_told_by_what_browsers_say() {
@@ -127,7 +115,7 @@ mod tests {
             for (name, value) in headers {
                 map.insert(*name, value.parse().expect("valid"));
             }
-            assert_eq!(is_ours(&map), expected, "{headers:?}");
+            assert_eq!(is_own_site(&map), expected, "{headers:?}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `server`.
 
 use super::server::api::body;
-use super::server::api::range::{ListRange, SortField, SortKey};
+use super::server::api::range::{ListRange, SortBy, SortField};
 use ferroku_core::{app, domain};
 use http::HeaderValue;
 use http_body_util::BodyExt;
@@ -48,7 +48,7 @@ pub fn check(input: &[u8]) {
 
 fn range(text: &str) {
     let fields: [SortField<i64>; 2] =
-        [("version", |item| SortKey::Number(*item)), ("id", |item| SortKey::Text(format!("{item:03}")))];
+        [("version", SortBy::Number(|item| *item)), ("id", SortBy::Text(|item| format!("{item:03}")))];
     let mut seen = Vec::new();
     let mut text = text.to_owned();
     loop {

@@ -1,16 +1,22 @@
 //! What every answer has in common: lists in parts, tags, HEAD, gzip, methods, and requests that are sent twice.
 
 use super::{Api, patch};
+use ferroku_core::build::{Build, BuildStatus};
+use ferroku_core::dyno::DynoKind;
+use ferroku_core::{BuildId, DynoId};
+use ferroku_store::dynos::NewDynoRow;
+use ferroku_store::{StoreError, apps, builds, dynos, releases, write};
 use flate2::read::GzDecoder;
 use http::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::Read;
+use uuid::Uuid;
 
 /// Every list, and how many items it has at least once [`lists`] has filled them.
-const LISTS: [(&str, usize); 27] = [
+const LISTS: [(&str, usize); 34] = [
     ("/account/features", 0),
-    ("/account/keys", 0),
+    ("/account/keys", 2),
     ("/addon-attachments", 0),
     ("/addons", 0),
     ("/apps", 3),
@@ -18,9 +24,10 @@ const LISTS: [(&str, usize); 27] = [
     ("/apps/shop/addons", 0),
     ("/apps/shop/available-dyno-sizes", 3),
     ("/apps/shop/buildpack-installations", 2),
-    ("/apps/shop/builds", 0),
+    ("/apps/shop/builds", 3),
+    ("/apps/shop/collaborators", 2),
     ("/apps/shop/domains", 3),
-    ("/apps/shop/dynos", 0),
+    ("/apps/shop/dynos", 11),
     ("/apps/shop/features", 2),
     ("/apps/shop/formation", 2),
     ("/apps/shop/log-drains", 0),
@@ -30,11 +37,17 @@ const LISTS: [(&str, usize); 27] = [
     ("/apps/shop/webhooks", 0),
     ("/dyno-sizes", 3),
     ("/pipeline-couplings", 0),
+    ("/admin/accounts", 2),
+    ("/oauth/authorizations", 2),
+    ("/oauth/clients", 0),
+    ("/oauth/sessions", 0),
     ("/pipelines", 0),
     ("/regions", 1),
     ("/spaces", 0),
     ("/stacks", 1),
     ("/teams", 0),
+    ("/teams/apps/shop/collaborators", 2),
+    ("/teams/permissions", 2),
     ("/users/~/apps", 3),
 ];
 
@@ -81,7 +94,8 @@ impl Api {
             let part = self.get(path, &[("Range", &range)]).await;
             let next = part.header("Next-Range").map(str::to_owned);
             assert_eq!(part.status, if next.is_some() { 206 } else { 200 }, "{path}: {range}");
-            assert!(part.items().len() <= 1, "{path}: {range}");
+            // Items that the field does not tell apart come together.
+            assert!(part.items().iter().all(|item| item[field] == part.items()[0][field]), "{path}: {range}");
             if !part.items().is_empty() {
                 let content_range = part.header("Content-Range").expect("says which part");
                 assert!(content_range.starts_with(&format!("{field} ")), "{path}: {content_range}");
@@ -118,7 +132,144 @@ pub(super) async fn lists() -> Api {
         let (status, told) = api.send(method, path, &body.to_string()).await;
         assert!(status < 300, "{method} {path}: {told}");
     }
+    api.member("bob@example.com").await;
+    for (path, body) in [
+        ("/apps/shop/collaborators", json!({"user": "bob@example.com"})),
+        ("/oauth/authorizations", json!({"description": "another"})),
+        ("/account/keys", json!({"public_key": format!("ssh-ed25519 {KEY}B a")})),
+        ("/account/keys", json!({"public_key": format!("ssh-ed25519 {KEY}C b")})),
+    ] {
+        let (status, told) = api.send("POST", path, &body.to_string()).await;
+        assert_eq!(status, 201, "{path}: {told}");
+    }
+    builds_and_dynos(&api).await;
     api
+}
+
+/// An SSH key, but for its last letter.
+const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Three builds, two of which begin within one second, and eleven dynos.
+async fn builds_and_dynos(api: &Api) {
+    let store = &api.node.store;
+    let app = apps::find(store, "shop").await.expect("read").expect("made");
+    let release = releases::current(store, app.id).await.expect("read").expect("made");
+    let made: Result<(), StoreError> = async {
+        write!(store, tx => {
+            for created_at in [1_000, 1_001, 2_000] {
+                let build = Build {
+                    id: BuildId(Uuid::new_v4()),
+                    app_id: app.id,
+                    account_id: release.account_id,
+                    status: BuildStatus::Failed,
+                    stack: "heroku-24".into(),
+                    buildpacks: Vec::new(),
+                    source: None,
+                    source_version: None,
+                    slug_id: None,
+                    release_id: None,
+                    created_at,
+                    updated_at: created_at,
+                };
+                builds::create(&mut tx, &build).await?;
+            }
+            for ordinal in 1..=11 {
+                let dyno = NewDynoRow {
+                    id: DynoId(Uuid::new_v4()),
+                    app_id: app.id,
+                    kind: DynoKind::Formation,
+                    process_type: "web",
+                    ordinal,
+                    release_id: release.id,
+                    release_version: release.version,
+                    restart_generation: 0,
+                    size: "basic",
+                    command: "serve",
+                    port: 5000,
+                    attached: false,
+                    options: None,
+                    expires_at: None,
+                };
+                dynos::create(&mut tx, store.key(), &dyno, 1).await?;
+            }
+            Ok(())
+        })
+    }
+    .await;
+    made.expect("builds and dynos");
+}
+
+#[tokio::test]
+async fn whatever_answers_a_list_answers_it_in_parts() {
+    // A person's trail of events goes back by `before`.
+    const OTHERWISE: [&str; 2] = ["/ferroku/events", "/ferroku/apps/{app}/events"];
+    let api = lists().await;
+    for (method, path) in crate::api::routes().table() {
+        let given = path.replace("{app}", "shop").replace("{account}", "~").replace("{user}", "~");
+        if *method != Method::GET || given.contains('{') || OTHERWISE.contains(path) {
+            continue;
+        }
+        let seen = api.get(&given, &[]).await;
+        if seen.header("Content-Type") != Some("application/json") || !seen.body.starts_with(b"[") {
+            continue;
+        }
+        assert!(seen.header("Accept-Ranges").is_some(), "{path} knows no Range");
+        assert!(
+            LISTS.iter().any(|(listed, _)| *listed == given) || seen.items().len() < 2,
+            "{path} is missing in LISTS"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_the_dynos_is_named_by_their_names() {
+    let api = lists().await;
+    let part = api.get("/apps/shop/dynos", &[("Range", "name web.2..web.10; max=5")]).await;
+    assert_eq!(part.header("Content-Range"), Some("name web.2..web.6"));
+    assert_eq!(part.header("Next-Range"), Some("name ]web.6..web.10; max=5"));
+}
+
+#[tokio::test]
+async fn a_change_on_a_condition_that_cannot_be_met_is_not_made() {
+    let api = lists().await;
+    let tag = api.get("/apps/shop", &[]).await.header("ETag").expect("tagged").to_owned();
+    for (condition, status) in [(tag.as_str(), 412), ("\"x\"", 412), ("*", 200)] {
+        let request = api.client.request(Method::PATCH, "/apps/shop").header("If-Match", condition);
+        let answer = request.body(r#"{"maintenance": true}"#).send().await.expect("answered");
+        assert_eq!(answer.status(), status, "{condition}");
+        let (_, app) = api.send("GET", "/apps/shop", "").await;
+        assert_eq!(app["maintenance"], json!(status == 200), "{condition}");
+    }
+    assert_eq!(api.get("/apps/shop", &[("If-Match", "\"x\"")]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_config_var_of_a_name_that_resources_have_stands_in_no_header() {
+    let api = lists().await;
+    let value = "2030-01-01T00:00:00Z";
+    api.client.patch_config_vars("shop", &patch(&[("updated_at", Some(value))])).await.expect("set");
+    for path in ["/apps/shop/config-vars", "/apps/shop/releases/6/config-vars"] {
+        let seen = api.get(path, &[]).await;
+        assert_eq!(
+            (seen.json()["updated_at"].as_str(), seen.header("Last-Modified")),
+            (Some(value), None),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_told_so_to_a_client_that_is_still_sending() {
+    let api = Api::start().await;
+    let large = "x".repeat(16 * 1024 * 1024);
+    // With its length, and without.
+    let stream = futures::stream::iter([Ok::<_, std::io::Error>(large.clone())]);
+    for body in [reqwest::Body::from(large), reqwest::Body::wrap_stream(stream)] {
+        let answer = api.client.request(Method::POST, "/apps").body(body).send().await.expect("answered");
+        assert_eq!(answer.status(), 413);
+        let told: Value = answer.json().await.expect("JSON");
+        assert_eq!(told["id"], "payload_too_large");
+    }
 }
 
 #[tokio::test]
@@ -134,13 +285,20 @@ async fn every_list_comes_in_parts_in_both_orders() {
             let mut falling = api.walk(path, field, "desc").await;
             let key = |item: &Value| match &item[field] {
                 Value::Number(number) => format!("{:020}", number.as_i64().expect("a whole number")),
+                // A dyno's.
+                Value::String(name) if name.starts_with("web.") => format!("web.{:0>9}", &name[4..]),
                 value => value.as_str().unwrap_or_default().to_owned(),
             };
             assert!(rising.is_sorted_by_key(key), "{path} by {field}");
             falling.reverse();
-            assert_eq!(rising, falling, "{path} by {field}");
+            let ids = |items: &[Value]| items.iter().map(|item| item["id"].clone()).collect::<Vec<_>>();
+            assert_eq!(ids(&rising), ids(&falling), "{path} by {field}");
             let by_text = |one: &Value, other: &Value| one.to_string().cmp(&other.to_string());
             let mut rising = rising;
+            for item in rising.iter_mut().chain(&mut items) {
+                // Another address each time.
+                item.as_object_mut().expect("an object").remove("output_stream_url");
+            }
             rising.sort_by(by_text);
             items.sort_by(by_text);
             assert_eq!(rising, items, "{path} by {field}");
@@ -161,7 +319,9 @@ async fn what_a_client_has_already_is_not_sent_again_and_heads_are_those_of_the_
     let api = lists().await;
     let single =
         ["/account", "/apps/shop", "/apps/shop/config-vars", "/apps/shop/releases/3", "/stacks/heroku-24"];
-    for path in LISTS.iter().map(|(path, _)| *path).chain(single) {
+    // A build's output has another address each time.
+    let lists = LISTS.iter().map(|(path, _)| *path).filter(|path| !path.ends_with("/builds"));
+    for path in lists.chain(single) {
         let seen = api.get(path, &[]).await;
         let tag = seen.header("ETag").unwrap_or_else(|| panic!("{path} has no tag")).to_owned();
         let strong = tag.trim_start_matches("W/").to_owned();

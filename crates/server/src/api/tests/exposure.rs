@@ -62,6 +62,12 @@ async fn plain_http_is_for_the_machine_itself_and_elsewhere_no_key_is_looked_at(
                 assert_eq!(status, StatusCode::UPGRADE_REQUIRED, "{from} {path}: {body}");
                 assert_eq!(headers["upgrade"], "TLS/1.2, HTTP/1.1");
                 assert!(headers.contains_key("request-id") && !headers.contains_key("ratelimit-remaining"));
+                if path.contains(".git/") {
+                    // git shows its user nothing of another type.
+                    assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
+                    assert!(body.contains("use https"), "{body}");
+                    continue;
+                }
                 let body: Value = serde_json::from_str(&body).expect("JSON");
                 assert_eq!(body["id"], "upgrade_required", "{body}");
             }
@@ -92,6 +98,52 @@ async fn every_answer_has_the_headers_for_browsers_and_only_tls_from_elsewhere_a
             assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
         }
     }
+}
+
+#[tokio::test]
+async fn in_clear_text_from_elsewhere_nothing_else_of_a_request_is_looked_at() {
+    let api = Api::start().await;
+    let remote = "192.0.2.7:5".parse().expect("an address");
+    let request = Request::builder()
+        .method("POST")
+        .uri("/apps%00")
+        .header("Accept", "application/vnd.heroku+json; version=4")
+        .header("Origin", "https://evil.example")
+        .header("If-Match", "\"x\"")
+        .extension(ClientConnection { remote, tls: false });
+    let request = request.body(Body::empty()).expect("a request");
+    let answer = crate::api::app(api.node.clone()).oneshot(request).await.expect("infallible");
+    assert_eq!(answer.status(), StatusCode::UPGRADE_REQUIRED);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_changes_nothing_with_a_password_that_a_browser_keeps() {
+    let api = Api::start().await;
+    let host = api.url.strip_prefix("http://").expect("http").to_owned();
+    let own = format!("http://{host}");
+    let cases = [
+        (None, None, 201),
+        (Some(("Origin", own.as_str())), None, 201),
+        (Some(("Sec-Fetch-Site", "same-origin")), None, 201),
+        (Some(("Origin", "https://evil.example")), None, 403),
+        (Some(("Origin", "null")), None, 403),
+        (Some(("Sec-Fetch-Site", "cross-site")), Some(("Origin", own.as_str())), 403),
+        (Some(("Sec-Fetch-Site", "same-site")), None, 403),
+    ];
+    for (one, other, expected) in cases {
+        let before = api.client.apps().await.expect("listed").len();
+        let request = api.client.request(reqwest::Method::POST, "/apps");
+        let headers = one.into_iter().chain(other);
+        let request = headers.fold(request, |request, (name, value)| request.header(name, value));
+        let answer = request.send().await.expect("answered");
+        assert_eq!(answer.status(), expected, "{one:?}");
+        let made = api.client.apps().await.expect("listed").len() - before;
+        assert_eq!(made, usize::from(expected == 201), "{one:?}");
+    }
+    let reads = api.client.request(reqwest::Method::GET, "/apps").header("Origin", "https://evil.example");
+    let answer = reads.send().await.expect("answered");
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("access-control-allow-origin"), "which its page cannot read");
 }
 
 /// The address of a new log session of the app, for whoever the client is.

@@ -147,7 +147,7 @@ async fn the_admin_says_who_may_have_an_account() {
     let (_, all) = api.send("GET", "/admin/accounts", "").await;
     let emails: Vec<&Value> =
         all.as_array().expect("a list").iter().map(|account| &account["email"]).collect();
-    assert_eq!(emails, ["owner@example.com", "bob@example.com"]);
+    assert_eq!(emails, ["bob@example.com", "owner@example.com"]);
     assert_eq!(bob.request(Method::GET, "/admin/accounts").send().await.expect("answered").status(), 403);
 
     let closed = Api::start_with(people(SignUp::Closed), MailSettings::default()).await;
