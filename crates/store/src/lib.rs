@@ -196,8 +196,14 @@ impl Store {
     ) -> Option<Result<T>> {
         let result = match result {
             Ok(value) => {
-                let committed = transaction.commit().await;
-                self.recent.writes.one_more();
+                // A task of its own: a client that leaves drops this future, but not the commit that it has begun.
+                let recent = Arc::clone(&self.recent);
+                let commit = tokio::spawn(async move {
+                    let committed = transaction.commit().await;
+                    recent.writes.one_more();
+                    committed
+                });
+                let committed = commit.await.unwrap_or(Err(sqlx::Error::WorkerCrashed));
                 committed.map(|()| value).map_err(|source| StoreError::Query { action: "commit", source })
             }
             Err(error) => {

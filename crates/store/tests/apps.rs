@@ -15,6 +15,9 @@ use ferroku_store::{
     sqlx, write,
 };
 use sqlx::Row;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use support::{account, app, each_database};
 use uuid::Uuid;
 
@@ -94,6 +97,45 @@ async fn whoever_has_seen_a_write_never_reads_what_was_before_it() {
                 None,
                 "another's name now, or nobody's"
             );
+        }
+    })
+    .await;
+}
+
+/// A client that leaves while its change is being committed.
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_is_seen_all_the_same() {
+    each_database(|store| async move {
+        let actor = account(&store, "me@example.com").await;
+        let shop = app(&store, "shop", &actor).await;
+        for limit in 0..12 {
+            let kept = apps::find(&store, "shop").await.expect("read").expect("it is there");
+            let change = AppChange { maintenance: Some(!kept.maintenance), ..AppChange::default() };
+            let mut update = Box::pin(apps::update(&store, shop.id, &change, &actor, limit));
+            // Given up at each place where it waits, one after the other.
+            let mut waits = 0;
+            poll_fn(|context| {
+                waits += 1;
+                let ended = update.as_mut().poll(context).is_ready() || waits > limit;
+                if ended { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            drop(update);
+            // Its commit may end now; nothing else is written that would make all be read anew.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let begun = Instant::now();
+            loop {
+                let found = apps::find(&store, "shop").await.expect("read");
+                let listed = apps::list(&store).await.expect("read").pop();
+                if found == listed {
+                    break;
+                }
+                assert!(
+                    begun.elapsed().as_secs() < 60,
+                    "given up after {limit} waits: {found:?}, {listed:?}"
+                );
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     })
     .await;
