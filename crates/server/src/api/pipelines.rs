@@ -181,7 +181,7 @@ async fn couple(
     Body(couple): Body<Couple>,
 ) -> Result<(StatusCode, Json<PipelineCoupling>), ApiError> {
     let app = find_app(&node, user.principal(), &couple.app, Verb::Operate).await?;
-    let pipeline = find(&node, &user, &couple.pipeline).await?;
+    let pipeline = find_to_couple(&node, &user, &couple.pipeline).await?;
     let made = pipelines::couple(&node.store, &pipeline, &app, couple.stage, &user.actor, now_ms()).await?;
     node.events.poke();
     Ok((StatusCode::CREATED, Json(PipelineCoupling::from(&made))))
@@ -265,6 +265,22 @@ async fn find_own(node: &Node, user: &Authenticated, id_or_name: &str) -> Result
         }
     }
     Ok(stored)
+}
+
+/// The same, for who may take apps into it: what is promoted goes to them, so to see it is not enough.
+async fn find_to_couple(node: &Node, user: &Authenticated, id_or_name: &str) -> Result<Stored, ApiError> {
+    let stored = find(node, user, id_or_name).await?;
+    for coupling in pipelines::couplings(&node.store, stored.id).await? {
+        if find_app(node, user.principal(), &coupling.app_id.to_string(), Verb::Operate).await.is_ok() {
+            return Ok(stored);
+        }
+    }
+    find_own(node, user, id_or_name).await.map_err(|error| match error.status {
+        http::StatusCode::FORBIDDEN => ApiError::forbidden(
+            "Only the owner of a pipeline, and who may operate one of its apps, take apps into it.",
+        ),
+        _ => error,
+    })
 }
 
 async fn find_coupling(

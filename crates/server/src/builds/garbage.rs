@@ -258,10 +258,13 @@ fn folder_of(name: &str) -> &str {
 /// Removes what is in the trash, until the deadline.
 fn empty(trash: &Path, mut freed: Freed, deadline: Instant) -> io::Result<Freed> {
     for name in names(trash)? {
-        let bytes = match remove(&trash.join(&name), deadline) {
+        let path = trash.join(&name);
+        let bytes = match remove(&path, deadline) {
             Ok(bytes) => bytes,
+            // Folders may be nested so deep that no path leads to the last one: the standard library goes from one to the next.
+            Err(_) if std::fs::remove_dir_all(&path).is_ok() => 0,
             Err(error) => {
-                tracing::warn!("cannot remove {}: {error}", trash.join(&name).display());
+                tracing::warn!("cannot remove {}: {error}", path.display());
                 continue;
             }
         };

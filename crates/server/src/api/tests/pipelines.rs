@@ -2,13 +2,14 @@
 
 use super::{Api, read};
 use ferroku_api::Client;
+use ferroku_core::collaborator::Permission;
 use ferroku_core::dyno::DynoState;
 use ferroku_core::event::Actor;
 use ferroku_core::pipeline::COMMAND_FAILED;
 use ferroku_core::slug::Slug;
 use ferroku_core::{ReleaseId, SlugId};
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
-use ferroku_store::{StoreError, accounts, apps, dynos, formations, releases, slugs, write};
+use ferroku_store::{StoreError, accounts, apps, collaborators, dynos, formations, releases, slugs, write};
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -191,13 +192,38 @@ async fn only_who_sees_an_app_sees_its_pipeline_and_only_who_may_push_promotes()
     assert_eq!(ask(&bob, "DELETE", &coupling, json!({})).await.0, 403);
     assert_eq!(line.promote(&bob, 0, &[1]).await.0, 404);
 
-    // Who works on one of the apps sees the pipeline and that app of it.
+    // Who sees it takes no app into it, to which the others' code would be promoted; who operates one of its apps does.
+    let bobs = bob.create_app(Some("bobs")).await.expect("created");
+    let into = json!({"app": "bobs", "pipeline": line.pipeline["id"], "stage": "production"});
     let share = json!({"user": "bob@example.com"});
     done(&line.alice, "POST", "/apps/shop-staging/collaborators", share).await;
+    let permit = async |permissions: &[Permission]| {
+        let store = &line.api.node.store;
+        let staging = apps::find(store, "shop-staging").await.expect("read").expect("made");
+        let bob =
+            collaborators::find(store, staging.id, "bob@example.com").await.expect("read").expect("added");
+        let actor = Actor {
+            account_id: bob.account_id,
+            email: bob.email.clone(),
+            remote_address: None,
+            request_id: None,
+        };
+        collaborators::update(store, &bob, &permissions.iter().copied().collect(), &actor, 1)
+            .await
+            .expect("changed");
+    };
+    permit(&[Permission::View]).await;
+    let (status, refused) = ask(&bob, "POST", "/pipeline-couplings", into.clone()).await;
+    assert_eq!(status, 403, "{refused}");
+
+    // Who works on one of the apps sees the pipeline and that app of it.
+    permit(&[Permission::View, Permission::Deploy, Permission::Operate]).await;
     assert_eq!(done(&bob, "GET", "/pipelines?eq[name]=shop", json!({})).await[0]["name"], "shop");
     let seen = done(&bob, "GET", &format!("{pipeline}/pipeline-couplings"), json!({})).await;
     assert_eq!(seen.as_array().map(Vec::len), Some(1), "{seen}");
     assert_eq!(done(&bob, "POST", "/filters/apps", all).await[0]["name"], "shop-staging");
+    let taken_in = done(&bob, "POST", "/pipeline-couplings", into).await;
+    assert_eq!(taken_in["app"]["id"], json!(bobs.id));
     for (method, body) in [("PATCH", json!({"name": "bobs"})), ("DELETE", json!({}))] {
         assert_eq!(ask(&bob, method, &pipeline, body).await.0, 403, "{method}");
     }

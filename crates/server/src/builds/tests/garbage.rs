@@ -97,6 +97,11 @@ async fn what_no_release_needs_goes_and_the_rest_stays() {
         std::fs::create_dir_all(host.data().join(orphan).join("sub")).expect("new");
     }
     std::fs::create_dir_all(host.data().join(format!("spares/{app}"))).expect("new");
+    // Deeper than any path is long.
+    let nest = "import os\nfor _ in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)";
+    let mut python = std::process::Command::new("python3");
+    let nested = python.args(["-c", nest]).current_dir(host.data().join("trash/slugs.half-removed")).status();
+    assert!(nested.is_ok_and(|status| status.success()));
     let kept = [format!("cache/{app}"), format!("spares/{app}"), format!("repos/{app}.git")];
 
     // Two releases and the three newest slugs: the push's, being the only one made today, and 5 and 6.
