@@ -4,7 +4,7 @@
 mod support;
 
 use ferroku_core::DynoId;
-use ferroku_runtime::{Driver, DynoEvent, DynoHandle, Limits, has_swap};
+use ferroku_runtime::{Driver, DynoHandle, Limits, has_swap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -117,8 +117,7 @@ async fn a_frozen_dyno_gives_its_memory_back_where_there_is_swap_and_has_it_agai
     let node = TestNode::open().await;
     let mut handle = node.start(spec(KEEPER)).await;
     until_line(&mut handle, "full").await;
-    handle.control.freeze(1).await.unwrap();
-    until(&mut handle, |event| *event == DynoEvent::Frozen { sleep_id: 1 }).await;
+    frozen(&mut handle, 1).await;
     let before = node.driver().memory_bytes(handle.dyno_id).await.unwrap();
     assert!(before >= KEPT_BYTES, "it says {before} bytes");
     let had_swap = has_swap();

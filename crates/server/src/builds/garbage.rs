@@ -17,6 +17,7 @@ use super::collect::belongs;
 use crate::crash_point;
 use crate::disk;
 use crate::node::now_ms;
+use crate::remove::remove_tree;
 use ferroku_core::retention::{KEEP_UNRELEASED, Moment, Needs, Place, expired_texts};
 use ferroku_core::{AppId, BuildId, SlugId};
 use ferroku_store::{StoreError, builds, slugs};
@@ -214,7 +215,7 @@ fn move_garbage(
         let from = data.join(place.folder()).join(&name);
         let done = if place == Place::BuildSecrets {
             // On another file system, and small.
-            std::fs::remove_dir_all(&from)
+            remove_tree(&from, None).map(drop)
         } else {
             let bin = place.folder().replace('/', "-");
             std::fs::rename(&from, data.join(TRASH).join(format!("{bin}.{}", uuid::Uuid::new_v4())))
@@ -259,10 +260,8 @@ fn folder_of(name: &str) -> &str {
 fn empty(trash: &Path, mut freed: Freed, deadline: Instant) -> io::Result<Freed> {
     for name in names(trash)? {
         let path = trash.join(&name);
-        let bytes = match remove(&path, deadline) {
-            Ok(bytes) => bytes,
-            // Folders may be nested so deep that no path leads to the last one: the standard library goes from one to the next.
-            Err(_) if std::fs::remove_dir_all(&path).is_ok() => 0,
+        let bytes = match remove_tree(&path, Some(deadline)) {
+            Ok(removed) => removed.bytes,
             Err(error) => {
                 tracing::warn!("cannot remove {}: {error}", path.display());
                 continue;
@@ -275,23 +274,6 @@ fn empty(trash: &Path, mut freed: Freed, deadline: Instant) -> io::Result<Freed>
         }
     }
     Ok(freed)
-}
-
-/// Removes a file or a folder as far as it comes until the deadline; gives the bytes that it freed.
-fn remove(path: &Path, deadline: Instant) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(path).contents_first(true) {
-        let entry = entry?;
-        bytes += entry.metadata().map_or(0, |metadata| size(&metadata));
-        match entry.file_type().is_dir() {
-            true => std::fs::remove_dir(entry.path())?,
-            false => std::fs::remove_file(entry.path())?,
-        }
-        if Instant::now() >= deadline {
-            break;
-        }
-    }
-    Ok(bytes)
 }
 
 /// Bytes on disk that go with this name: what has other names stays.

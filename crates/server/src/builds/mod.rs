@@ -47,6 +47,7 @@ use crate::git::push::{self, Follower, Hook, PushSession, serve_hooks};
 use crate::git::repository::Packing;
 use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
+use crate::remove::remove_tree;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::release::ReleaseStatus;
 use ferroku_core::retention::Retention;
@@ -194,7 +195,10 @@ impl Builds {
         pipelines::fail_cut_off(&parts.store).await?;
         let _ = inner.compiler.set(compiler);
         let _ = inner.parts.set(parts);
-        tokio::spawn(collect::run(self.clone()));
+        // A test collects when it wants to.
+        if !cfg!(test) {
+            tokio::spawn(collect::run(self.clone()));
+        }
         let service = self.clone();
         let handle = move |hook| {
             let service = service.clone();
@@ -423,13 +427,9 @@ impl std::fmt::Debug for Builds {
 /// Removes what builds of the app keep for the next one.
 fn remove_caches(data: &Path, app_id: AppId) -> std::io::Result<()> {
     for folder in [data.join("cache").join(app_id.to_string()), spares::folder(data, app_id)] {
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let text = format!("cannot remove {}: {error}", folder.display());
-                return Err(std::io::Error::new(error.kind(), text));
-            }
-            _ => {}
-        }
+        remove_tree(&folder, None).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("cannot remove {}: {error}", folder.display()))
+        })?;
     }
     Ok(())
 }
@@ -447,7 +447,7 @@ fn limit_cache(data: &Path, app_id: AppId) {
             tracing::warn!("the build cache of app {app_id} has grown too large and is dropped");
             // Moved first: a build that begins meanwhile gets a new one.
             let doomed = data.join("cache").join(format!("dropped-{}", uuid::Uuid::new_v4()));
-            let dropped = std::fs::rename(&folder, &doomed).and_then(|()| std::fs::remove_dir_all(&doomed));
+            let dropped = std::fs::rename(&folder, &doomed).and_then(|()| remove_tree(&doomed, None));
             if let Err(error) = dropped {
                 tracing::warn!("cannot drop the build cache of app {app_id}: {error}");
             }

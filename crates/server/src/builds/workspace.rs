@@ -12,6 +12,7 @@
 
 use super::error::BuildError;
 use super::settings::BuildSettings;
+use crate::remove::remove_tree;
 use ferroku_core::config_var::ConfigVars;
 use ferroku_core::protocol::build::{BuildPlan, BuildResult, MAX_RESULT_BYTES};
 use ferroku_core::uids::SLUG_UID;
@@ -191,9 +192,7 @@ impl Workspace {
     /// Removes everything but the cache. What cannot be removed is tried again later by the collector.
     pub fn remove(&self) {
         for folder in [self.secrets(), self.folder()] {
-            if let Err(error) = std::fs::remove_dir_all(&folder)
-                && error.kind() != io::ErrorKind::NotFound
-            {
+            if let Err(error) = remove_tree(&folder, None) {
                 tracing::warn!("cannot remove {}: {error}", folder.display());
             }
         }
