@@ -8,7 +8,7 @@ use std::time::Duration;
 use ferroku_core::DynoId;
 use ferroku_core::protocol::router::{Drained, FromRouter, Probed, RouteTable, TableApplied, ToRouter, Wake};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::disk;
@@ -160,10 +160,9 @@ impl Control {
         table.certificates = certificates;
         self.probes.follow(&table);
         self.apply(table);
-        self.wake_busy();
         // Handshakes that waited look for their certificates in the table that is in place.
         self.shared.certificates_have_come();
-        self.tell(FromRouter::TableApplied(TableApplied { version }));
+        self.tell_applied(version);
         for dyno_id in self.compiler.drained() {
             self.report_drained(dyno_id);
         }
@@ -171,14 +170,28 @@ impl Control {
         self.reported.retain(|dyno_id| compiler.is_drained(*dyno_id));
     }
 
-    /// Requests that were under way when their dyno was put to sleep are to be answered all the same.
-    fn wake_busy(&self) {
+    /// Says that the table is served. Control freezes only after that, so dynos that are put to sleep while they answer
+    /// a request are woken before.
+    fn tell_applied(&self, version: u64) {
+        let applied = FromRouter::TableApplied(TableApplied { version });
         let table = self.shared.table.load();
-        let Some(table) = table.as_ref() else { return };
-        for target in table.targets().filter(|target| target.is_asleep() && target.in_flight() > 0).cloned() {
+        let targets = table.as_ref().into_iter().flat_map(|table| table.targets());
+        let busy = targets.filter(|target| target.is_asleep() && target.in_flight() > 0);
+        let mut wakes = JoinSet::new();
+        for target in busy.cloned() {
             let limit = self.shared.timeouts.connect;
-            tokio::spawn(async move { wake::wake(&target, limit).await });
+            wakes.spawn(async move { wake::wake(&target, limit).await });
         }
+        let Some(peer) = self.peer.as_ref().filter(|_| !wakes.is_empty()) else {
+            wakes.detach_all();
+            return self.tell(applied);
+        };
+        let messages = peer.messages.clone();
+        tokio::spawn(async move {
+            wakes.join_all().await;
+            // A peer that is gone is heard of as such.
+            let _ = messages.send(applied);
+        });
     }
 
     fn report_drained(&mut self, dyno_id: DynoId) {

@@ -7,6 +7,7 @@ use ferroku_core::uids::{FIRST_APP_UID, SLUG_UID};
 use ferroku_runtime::{Attach, Driver, DynoEvent, DynoSpec, LogStream, TerminalSize, Volume, VolumeSource};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 use support::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,6 +251,20 @@ async fn stopping_asks_every_process_then_kills() {
     handle.control.kill().await.unwrap();
     assert_eq!(status(&finish(&mut handle).await.1), 137);
     node.driver().remove(handle.dyno_id).await.unwrap();
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_the_dyno_is_being_made_ends_it_as_any_other_stop_does() {
+    let node = TestNode::open().await;
+    for pause_ms in [0, 1, 2, 4, 8, 16, 32] {
+        let mut handle = node.start(spec("sleep 1000")).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        handle.control.stop(20_000).await.unwrap();
+        let (text, end) = finish(&mut handle).await;
+        assert_eq!(status(&end), 143, "{pause_ms} ms: {end:?}: {text}");
+        node.driver().remove(handle.dyno_id).await.unwrap();
+    }
     node.close().await;
 }
 

@@ -252,13 +252,9 @@ impl Supervisor {
                 }
             }
             ToDynoInit::Acknowledge(sequence) => self.ring.acknowledge(sequence),
-            ToDynoInit::Signal(signal) => {
-                self.let_run();
-                self.cgroup.signal(signal);
-            }
+            ToDynoInit::Signal(signal) => self.signal(signal),
             ToDynoInit::Stop { grace_ms } => {
-                self.let_run();
-                self.cgroup.signal(libc::SIGTERM);
+                self.signal(libc::SIGTERM);
                 let at = sys::monotonic_ms() + grace_ms;
                 self.stop_at_ms = Some(self.stop_at_ms.map_or(at, |earlier| earlier.min(at)));
             }

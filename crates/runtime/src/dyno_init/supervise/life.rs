@@ -135,8 +135,8 @@ impl Supervisor {
                     self.started_at_ms = Some(sys::monotonic_ms());
                     self.tell(&FromDynoInit::Started);
                     if self.stop_at_ms.is_some() {
-                        // A stop that came before the command ran has reached nobody.
-                        self.cgroup.signal(libc::SIGTERM);
+                        // It came before there was anybody to hear it.
+                        self.signal(libc::SIGTERM);
                     }
                 }
             }
@@ -150,6 +150,14 @@ impl Supervisor {
             Ok((_, None)) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => self.channel = None,
+        }
+    }
+
+    /// To every process of the app. Before its command runs, all there is are our own programs that make the dyno.
+    pub(super) fn signal(&mut self, signal: i32) {
+        self.let_run();
+        if self.started_at_ms.is_some() {
+            self.cgroup.signal(signal);
         }
     }
 
