@@ -31,21 +31,6 @@ async fn exec(handle: &DynoHandle, line: &str) -> Exec {
     handle.control.exec(shell(line)).await.unwrap()
 }
 
-/// All output, both streams together, and the end.
-async fn finish_exec(output: &mut ExecOutput) -> (String, Option<i32>) {
-    let mut text = Vec::new();
-    loop {
-        match tokio::time::timeout(PATIENCE, output.next()).await.expect("an event in time") {
-            Some(ExecEvent::Output { bytes, .. }) => text.extend(bytes),
-            Some(ExecEvent::Ended { status }) => {
-                return (String::from_utf8_lossy(&text).into_owned(), Some(status));
-            }
-            Some(ExecEvent::Failed { message }) => return (message, None),
-            None => return (String::from_utf8_lossy(&text).into_owned(), None),
-        }
-    }
-}
-
 async fn run_exec(handle: &DynoHandle, line: &str) -> (String, i32) {
     let (text, status) = finish_exec(&mut exec(handle, line).await.output).await;
     (text, status.expect("it ends by itself"))

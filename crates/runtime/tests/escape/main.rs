@@ -114,11 +114,47 @@ async fn attempts(stage: &Stage) -> Vec<String> {
     println!("{count} runs in {:.1?}", begun.elapsed());
     let mut failures: Vec<String> =
         cases.iter().flat_map(|case| judge(case, on_host.get(case.attempt), &seen)).collect();
+    // A session is begun by our own first process, whoever made the container.
+    if support::oci_runtime().is_none() {
+        failures.extend(in_sessions(stage, &cases).await);
+    }
     let works = "reaches_the_internet";
     let outcome = &stage.attempt(From::Dyno, &[], &[works]).await[works];
     if *outcome != Outcome::Works {
         failures.push(format!("{works}: it should: {outcome:?}"));
     }
+    failures
+}
+
+/// Whoever opens a session in a dyno gets no further than its app. That it is the session's own confinement that holds is
+/// seen where the filter of system calls alone stops something: without its groups those attempts work again.
+async fn in_sessions(stage: &Stage, cases: &[&Case]) -> Vec<String> {
+    let from_dyno = |case: &&&Case| case.from == From::Dyno;
+    let filtered = |case: &&&Case| {
+        from_dyno(case) && matches!(case.stopped_by, [only] if protections::is_filter_group(only))
+    };
+    let names = |cases: Vec<&&Case>| cases.iter().map(|case| case.attempt).collect::<Vec<_>>();
+    let attempts = names(cases.iter().filter(from_dyno).collect());
+    let mut failures = Vec::new();
+    for (attempt, outcome) in stage.in_session(&[], &attempts).await {
+        if !matches!(outcome, Outcome::Fails(_) | Outcome::Absent(_)) {
+            failures.push(format!("{attempt}: in a session it should fail: {outcome:?}"));
+        }
+    }
+    let open = names(cases.iter().filter(filtered).collect());
+    let removed: Removed =
+        cases.iter().filter(filtered).flat_map(|case| case.stopped_by.iter().copied()).collect();
+    let removed: Vec<String> = removed.iter().map(ToString::to_string).collect();
+    for (attempt, outcome) in stage.in_session(&removed, &open).await {
+        if !matches!(outcome, Outcome::Works | Outcome::Absent(_)) {
+            failures.push(format!("{attempt}: in a session without {removed:?} it should work: {outcome:?}"));
+        }
+    }
+    println!(
+        "{} cases in sessions, {} of them without the filter's groups as well",
+        attempts.len(),
+        open.len()
+    );
     failures
 }
 

@@ -400,6 +400,11 @@ pub fn names() -> Vec<String> {
     PROTECTIONS.iter().map(|protection| protection.name.to_owned()).chain(groups).collect()
 }
 
+/// Whether it is a group of system calls that the profile denies.
+pub fn is_filter_group(name: &str) -> bool {
+    group_of(name).is_some()
+}
+
 fn group(name: &str) -> Option<&'static seccomp::Group> {
     seccomp::GROUPS.iter().find(|group| group.name == name)
 }

@@ -6,7 +6,7 @@ use crate::protections::{self, HOST_NETWORK, HUNGRY_UID_BASE, STRANGER_UID_BASE}
 use crate::support::{self, TestNode, spec};
 use ferroku_core::DynoId;
 use ferroku_core::uids::FIRST_APP_UID;
-use ferroku_runtime::{Driver, DynoHandle, DynoSpec, Limits, SandboxConfig, SandboxDriver};
+use ferroku_runtime::{Driver, DynoHandle, DynoSpec, ExecRequest, Limits, SandboxConfig, SandboxDriver};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -218,6 +218,23 @@ impl Stage {
         let (text, end) = support::finish(&mut handle).await;
         self.node.driver().remove(handle.dyno_id).await.expect("removes");
         read_outcomes(&text, attempts, &format!("without {removed:?}: {end:?}"))
+    }
+
+    /// Attempts by a further command in a dyno that runs: what `ps:exec`, `run:inside` and `ps:copy` start.
+    pub async fn in_session(&self, removed: &[String], attempts: &[&str]) -> Outcomes {
+        let mut spec = DynoSpec { slug_digest: Some(self.slug.clone()), ..spec("echo ready; sleep 10000") };
+        spec.limits = Limits { disk_bytes: 64 << 20, ..spec.limits };
+        protections::alter_request(removed, &mut spec);
+        write_list(&self.node, spec.dyno_id, removed);
+        let mut handle = self.node.start(spec).await;
+        support::until_line(&mut handle, "ready").await;
+        let environment = support::environment(&[("KNOW", &self.know(From::Dyno, attempts))]);
+        let command = ferroku_runtime::Command::Shell("python3 /app/attempts.py \"$KNOW\"; true".into());
+        let request = ExecRequest { environment, command, terminal: None };
+        let mut session = handle.control.exec(request).await.expect("a further command starts");
+        let (text, end) = support::finish_exec(&mut session.output).await;
+        self.node.driver().remove(handle.dyno_id).await.expect("removes");
+        read_outcomes(&text, attempts, &format!("a further command without {removed:?}: {end:?}"))
     }
 
     fn know(&self, from: From, attempts: &[&str]) -> String {

@@ -5,8 +5,8 @@
 use ferroku_core::uids::{FIRST_APP_UID, SLUG_UID};
 use ferroku_core::{AppId, DynoId};
 use ferroku_runtime::{
-    Attach, Command, Driver, DynoEvent, DynoHandle, DynoSpec, Environment, Limits, NetworkPolicy,
-    SandboxConfig, SandboxDriver, leaks,
+    Attach, Command, Driver, DynoEvent, DynoHandle, DynoSpec, Environment, ExecEvent, ExecOutput, Limits,
+    NetworkPolicy, SandboxConfig, SandboxDriver, leaks,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -217,6 +217,21 @@ pub async fn frozen(handle: &mut DynoHandle, sleep_id: u64) {
         handle.control.freeze(sleep_id).await.unwrap();
         if until(handle, is_answer).await.1 == (DynoEvent::Frozen { sleep_id }) {
             return;
+        }
+    }
+}
+
+/// All output of a further command, both streams together, and its end.
+pub async fn finish_exec(output: &mut ExecOutput) -> (String, Option<i32>) {
+    let mut text = Vec::new();
+    loop {
+        match tokio::time::timeout(PATIENCE, output.next()).await.expect("an event in time") {
+            Some(ExecEvent::Output { bytes, .. }) => text.extend(bytes),
+            Some(ExecEvent::Ended { status }) => {
+                return (String::from_utf8_lossy(&text).into_owned(), Some(status));
+            }
+            Some(ExecEvent::Failed { message }) => return (message, None),
+            None => return (String::from_utf8_lossy(&text).into_owned(), None),
         }
     }
 }
