@@ -7,7 +7,7 @@
 use super::external;
 use super::idmap::{self, Ids};
 use super::seccomp::{self, Reader};
-use super::sys::{Context, Failure};
+use super::sys::{self, Context, Failure};
 use crate::CORE_BYTES;
 use crate::cgroup::{self, Hierarchies};
 use crate::launch::LaunchPlan;
@@ -19,7 +19,7 @@ use serde_json::json;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Descriptor numbers that this program is started with. Standard output and error are the pipe for its result:
@@ -30,7 +30,12 @@ pub mod descriptor {
     pub const STDIN: i32 = 4;
     pub const STDOUT: i32 = 5;
     pub const STDERR: i32 = 6;
+    /// Its one byte says that the root folder is there.
+    pub const GO: i32 = 7;
 }
+
+/// What comes through [`descriptor::GO`].
+pub(super) const GO: u8 = b'!';
 
 /// What the OCI specification calls the limits of a dyno's processes.
 pub(super) const NOFILE: &str = "RLIMIT_NOFILE";
@@ -44,8 +49,8 @@ const SHARED_MEMORY_OPTION: &str = "size=256m";
 /// Terminals of a dyno. The kernel has some 3,000 for all of them together (kernel.pty.max less kernel.pty.reserve).
 const TERMINALS_OPTION: &str = "max=64";
 
-/// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder is
-/// the second argument. `alter` is for programs that only tests have, see [`super::create_altered`].
+/// Creates and starts the container of the dyno whose `launch.json` is in `run_folder`; its root folder, which need not be
+/// there yet, is the second argument. `alter` is for programs that only tests have, see [`super::create_altered`].
 pub fn run(
     run_folder: Option<OsString>,
     root: Option<OsString>,
@@ -75,6 +80,7 @@ pub fn run(
     });
     let state = run_folder.join("oci");
     fs::create_dir_all(&state).context(|| format!("make {}", state.display()))?;
+    wait_for_root()?;
     let streams = Streams { stdin, stdout, stderr };
     let pid = match &plan.oci_runtime {
         None => by_library(&plan, &run_folder, state, streams)?,
@@ -82,6 +88,16 @@ pub fn run(
     };
     writeln!(std::io::stdout(), "{pid}").context(|| "tell the pid".into())?;
     Ok(0)
+}
+
+/// Returns once `supervise` has made the root folder. The descriptor is closed then: the container must not have it.
+fn wait_for_root() -> Result<(), Failure> {
+    // SAFETY: `supervise` started us with this one open, and nothing else here owns it.
+    let go = unsafe { OwnedFd::from_raw_fd(descriptor::GO) };
+    match sys::read(go.as_fd(), &mut [0]).context(|| "wait for the root folder".into())? {
+        0 => Err(Failure::new("the root folder was not made")),
+        _ => Ok(()),
+    }
 }
 
 /// The standard streams of a dyno's first process.

@@ -33,26 +33,36 @@ const SKELETON: &[&str] = &[
     ".ferroku",
 ];
 
-/// Builds the file system and returns its root.
+/// Leaves the host's mount namespace, and returns the folder to assemble the file system on.
 ///
 /// # Errors
-/// Names the mount that failed.
-pub fn make(plan: &LaunchPlan) -> Result<PathBuf, Failure> {
+/// The kernel refused, or the host has no such folder.
+pub fn leave_host(plan: &LaunchPlan) -> Result<PathBuf, Failure> {
     // SAFETY: no memory is involved.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context(|| "unshare mounts".into())?;
     // Unmounts on the host arrive here; nothing from here arrives there.
     sys::mount("none", Path::new("/"), "", libc::MS_REC | libc::MS_SLAVE, "")
         .context(|| "make mounts private".into())?;
-    let base = base(plan)?;
+    base(plan)
+}
+
+/// Where [`make`] puts the root of the file system.
+pub fn root(base: &Path) -> PathBuf {
+    base.join("root")
+}
+
+/// Builds the file system on `base`.
+///
+/// # Errors
+/// Names the mount that failed.
+pub fn make(plan: &LaunchPlan, base: &Path) -> Result<(), Failure> {
     let quiet = libc::MS_NOSUID | libc::MS_NOEXEC;
-    sys::mount("ferroku", &base, "tmpfs", quiet, "mode=0711,size=1m")
+    sys::mount("ferroku", base, "tmpfs", quiet, "mode=0711,size=1m")
         .context(|| format!("mount tmpfs on {}", base.display()))?;
-    let folder = |name: &str| -> Result<PathBuf, Failure> {
-        let path = base.join(name);
-        fs::create_dir(&path).context(|| format!("make {}", path.display()))?;
-        Ok(path)
-    };
-    let (root, lower, upper) = (folder("root")?, folder("lower")?, folder("upper")?);
+    let (root, lower, upper) = (root(base), base.join("lower"), base.join("upper"));
+    for folder in [&root, &lower, &upper] {
+        fs::create_dir(folder).context(|| format!("make {}", folder.display()))?;
+    }
     sys::mount("ferroku", &root, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755,size=4m")
         .context(|| "mount tmpfs".into())?;
     for name in SKELETON {
@@ -64,11 +74,10 @@ pub fn make(plan: &LaunchPlan) -> Result<PathBuf, Failure> {
     // The mounter's network namespace decides what is seen: it is the dyno's by now.
     let harmless = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     sys::mount("sysfs", &root.join("sys"), "sysfs", harmless, "").context(|| "mount /sys".into())?;
-    writable(plan, &base, &root, &lower, &upper)?;
+    writable(plan, base, &root, &lower, &upper)?;
     let program = root.join(".ferroku/init");
     fs::write(&program, "").context(|| "make /.ferroku/init".into())?;
-    idmap::bind(&plan.program, &program, true, None)?;
-    Ok(root)
+    idmap::bind(&plan.program, &program, true, None)
 }
 
 fn base(plan: &LaunchPlan) -> Result<PathBuf, Failure> {

@@ -9,24 +9,36 @@ use ferroku_core::protocol::dyno::{FromDynoInit, Order};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 impl Supervisor {
-    /// Makes the file system and spawns the program that makes the container.
+    /// Makes the file system, and meanwhile has the program that makes the container prepare it: each of the two spends
+    /// most of its time waiting for the kernel, one for a disk, the other for a group of processes.
     pub(super) fn create(&mut self, inner: InnerEnds) -> Result<(), Failure> {
-        let root = mounts::make(&self.plan)?;
+        let base = mounts::leave_host(&self.plan)?;
+        let go = self.spawn_creator(inner, &mounts::root(&base))?;
+        mounts::make(&self.plan, &base)?;
+        // If it has ended, its own words say why.
+        let _ = sys::write(go.as_fd(), &[create::GO]);
+        Ok(())
+    }
+
+    /// Spawns the program that makes the container as soon as it is told that the root folder is there. To close what is
+    /// returned without a word tells it to end.
+    fn spawn_creator(&mut self, inner: InnerEnds, root: &Path) -> Result<OwnedFd, Failure> {
+        let (wait, go) = sys::pipe().context(|| "pipe".into())?;
         let (ours, theirs) = sys::socket_pair().context(|| "socket pair".into())?;
         let (result, report) = sys::pipe().context(|| "pipe".into())?;
         let strings = |texts: &[&[u8]]| -> Vec<CString> {
             texts.iter().filter_map(|text| CString::new(*text).ok()).collect()
         };
         let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-        let (run_folder, root) = (path(&self.plan.run_folder), path(&root));
+        let (run_folder, root) = (path(&self.plan.run_folder), path(root));
         let arguments = strings(&[b"dyno-create", &run_folder, &root]);
         let program = CString::new(path(&self.plan.create_program)).context(|| "program's path".into())?;
         let null = File::options().read(true).open("/dev/null").context(|| "open /dev/null".into())?;
-        let mut descriptors: [(RawFd, RawFd); 7] = [
+        let mut descriptors: [(RawFd, RawFd); 8] = [
             (null.as_raw_fd(), 0),
             (report.as_raw_fd(), 1),
             (report.as_raw_fd(), 2),
@@ -34,6 +46,7 @@ impl Supervisor {
             (inner.stdin.as_raw_fd(), create::descriptor::STDIN),
             (inner.stdout.as_raw_fd(), create::descriptor::STDOUT),
             (inner.stderr.as_raw_fd(), create::descriptor::STDERR),
+            (wait.as_raw_fd(), create::descriptor::GO),
         ];
         let Some(pid) = sys::fork().context(|| "fork".into())? else {
             sys::reset_signals();
@@ -47,7 +60,7 @@ impl Supervisor {
         sys::set_nonblocking(ours.as_fd()).context(|| "socket".into())?;
         self.channel = Some(ours);
         self.creating = Some(Creating { pid, result: result.into(), strays: Vec::new() });
-        Ok(())
+        Ok(go)
     }
 
     pub(super) fn reap(&mut self) {
