@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 
+/// From this share of its disk space on, in percent, an account keeps fewer slugs
+/// ([`crate::retention::Retention::when_crowded`]): there is to be room for the next ones.
+const CROWDED_PERCENT: u64 = 80;
+
 /// How far the node's admin trusts an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,6 +115,11 @@ impl Limits {
         })
     }
 
+    /// Whether an account's disk space is nearly used up.
+    pub fn is_disk_crowded(&self, used_bytes: u64) -> bool {
+        used_bytes >= self.disk_bytes / 100 * CROWDED_PERCENT
+    }
+
     /// Why an account whose disk space is used up may not add to it, for its user.
     pub fn refuse_on_disk(&self, used_bytes: u64) -> Option<String> {
         let text = |bytes: u64| format!("{} MB", bytes / MIB);
@@ -154,6 +163,7 @@ mod tests {
         assert_eq!(stranger.refuse_build(0), None);
         assert!(stranger.refuse_build(1).is_some());
         assert!(stranger.refuse_on_disk(5 * GIB).is_some());
+        assert!(stranger.is_disk_crowded(4 * GIB) && !stranger.is_disk_crowded(4 * GIB - MIB));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub const KEEP_RELEASES: usize = 20;
 pub const KEEP_FOR_MS: Millis = 30 * DAY_MS;
 /// The newest slugs stay, though none of their releases took effect: their release is to be tried again.
 pub const KEEP_UNRELEASED: usize = 3;
+/// Slugs of an app that took effect and stay, when its owner's disk space is nearly used up.
+pub const KEEP_CROWDED: usize = 3;
 /// A slug stays so long after it was made, in milliseconds: who made it is about to release it.
 pub const KEEP_NEW_MS: Millis = DAY_MS;
 /// A build cache or spare tree goes when its app was not built for so long, in milliseconds.
@@ -40,6 +42,14 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         Self { releases: KEEP_RELEASES, age_ms: KEEP_FOR_MS }
+    }
+}
+
+impl Retention {
+    /// What is kept for an owner whose disk space is nearly used up: the newest few alone, or there would be no room to
+    /// push for as long as the rest is young.
+    pub fn when_crowded(self) -> Self {
+        Self { releases: self.releases.min(KEEP_CROWDED), age_ms: 0 }
     }
 }
 
@@ -241,6 +251,18 @@ mod tests {
         );
         slugs[1].is_needed = true;
         assert_eq!(numbers(&expired_slugs(retention, moment, &slugs)), [3, 5, 6]);
+    }
+
+    #[test]
+    fn who_has_little_room_left_keeps_the_newest_few_however_young() {
+        let slugs: Vec<SlugUse> =
+            (1..=9).map(|n| slug(n, Some((n as i64, n as Millis * DAY_MS)), true)).collect();
+        let moment = Moment { now: 9 * DAY_MS, is_scarce: false };
+        let expired = |retention| numbers(&expired_slugs(retention, moment, &slugs));
+        assert_eq!(expired(Retention::default()), Vec::<u128>::new());
+        assert_eq!(expired(Retention::default().when_crowded()), (1..=6).collect::<Vec<_>>());
+        let fewer = Retention { releases: 1, ..Retention::default() }.when_crowded();
+        assert_eq!(fewer.releases, 1, "never more than without");
     }
 
     #[test]

@@ -7,6 +7,12 @@ use ferroku_core::build::BuildStatus;
 use ferroku_core::event::Actor;
 use ferroku_core::limits::{Limits, Trust, Usage, limits};
 use ferroku_core::{AccountId, AppId, Millis, dyno_size};
+use sqlx::AssertSqlSafe;
+use std::collections::BTreeSet;
+
+/// What takes an owner's disk space for good: repositories, config vars of all releases, slugs.
+const ON_DISK: &str = "SELECT owner_id, repo_size_bytes + config_bytes AS bytes FROM app UNION ALL \
+     SELECT a.owner_id, s.size_bytes FROM slug s JOIN app a ON a.id = s.app_id WHERE s.deleted_at IS NULL";
 
 /// How far an account is trusted, and its limits; no limits for the node's owner and admins.
 ///
@@ -57,18 +63,41 @@ pub async fn usage(connection: &mut Connection, account_id: AccountId) -> Result
     Ok(usage)
 }
 
-/// What the account's apps take on the disk for good: repositories, slugs, config vars of all releases.
+/// What the account's apps take on the disk for good.
 async fn disk_bytes(connection: &mut Connection, account_id: AccountId) -> Result<u64> {
-    let row = sqlx::query(
-        "SELECT CAST((SELECT COALESCE(SUM(repo_size_bytes + config_bytes), 0) FROM app WHERE owner_id = $1) + \
-         (SELECT COALESCE(SUM(s.size_bytes), 0) FROM slug s JOIN app a ON a.id = s.app_id \
-         WHERE a.owner_id = $1 AND s.deleted_at IS NULL) AS BIGINT) AS bytes",
-    )
-    .bind(account_id.to_string())
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(failed("add an account's disk space up"))?;
+    let sql = format!(
+        "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM ({ON_DISK}) used WHERE owner_id = $1"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(account_id.to_string())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed("add an account's disk space up"))?;
     row.number("bytes")
+}
+
+/// The accounts whose disk space is nearly used up.
+///
+/// # Errors
+/// The database failed.
+pub async fn crowded_accounts(store: &Store) -> Result<BTreeSet<AccountId>> {
+    let sql = format!(
+        "SELECT o.id, o.role, o.trust, CAST(SUM(used.bytes) AS BIGINT) AS bytes FROM ({ON_DISK}) used \
+         JOIN account o ON o.id = used.owner_id GROUP BY o.id, o.role, o.trust"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(store.reader())
+        .await
+        .map_err(failed("see whose disk space is used up"))?;
+    let mut crowded = BTreeSet::new();
+    for row in &rows {
+        let limits = limits(row.word("role")?, row.word("trust")?);
+        let used_bytes = row.number("bytes")?;
+        if limits.is_some_and(|limits| limits.is_disk_crowded(used_bytes)) {
+            crowded.insert(row.parsed("id")?);
+        }
+    }
+    Ok(crowded)
 }
 
 /// Refuses what would take the account over its limits: `change` makes what it has into what it would have.

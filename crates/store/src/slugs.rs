@@ -6,7 +6,7 @@ use crate::row::{Columns, failed, json};
 use crate::{Connection, Result, Store, write};
 use ferroku_core::retention::{Moment, Retention, SlugUse, expired_slugs};
 use ferroku_core::slug::Slug;
-use ferroku_core::{AppId, SlugId};
+use ferroku_core::{AccountId, AppId, SlugId};
 use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
 
@@ -88,19 +88,20 @@ pub async fn digests_but(store: &Store, gone: &BTreeSet<SlugId>) -> Result<Vec<S
     rows.iter().filter_map(|row| left(row).transpose()).collect()
 }
 
-/// The apps that have more slugs than `keep`: of others none goes.
+/// The apps that have more slugs than `keep`, of others none goes; and their owners.
 ///
 /// # Errors
 /// The database failed.
-pub async fn crowded_apps(store: &Store, keep: usize) -> Result<Vec<AppId>> {
+pub async fn crowded_apps(store: &Store, keep: usize) -> Result<Vec<(AppId, AccountId)>> {
     let rows = sqlx::query(
-        "SELECT app_id FROM slug WHERE deleted_at IS NULL GROUP BY app_id HAVING COUNT(*) > $1 ORDER BY app_id",
+        "SELECT a.id, a.owner_id FROM app a JOIN slug s ON s.app_id = a.id WHERE s.deleted_at IS NULL \
+         GROUP BY a.id, a.owner_id HAVING COUNT(*) > $1 ORDER BY a.id",
     )
     .bind(i64::try_from(keep).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await
     .map_err(failed("list the apps with many slugs"))?;
-    rows.iter().map(|row| row.parsed("app_id")).collect()
+    rows.iter().map(|row| Ok((row.parsed("id")?, row.parsed("owner_id")?))).collect()
 }
 
 /// The app's slugs that have a tree, and what they are used for.

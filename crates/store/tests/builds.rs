@@ -118,7 +118,7 @@ async fn a_release_whose_slug_is_gone_is_expired_and_never_the_current_one() {
         }
         // Back to the second oldest: it is current, though not among the newest. Three new ones are kept in any case.
         releases::rollback(&store, app_id, "v4", &actor, 10).await.expect("rolled back");
-        assert_eq!(slugs::crowded_apps(&store, 5).await.expect("read"), [app_id]);
+        assert_eq!(slugs::crowded_apps(&store, 5).await.expect("read"), [(app_id, actor.account_id)]);
         assert!(slugs::crowded_apps(&store, 6).await.expect("read").is_empty());
         let retention = Retention { releases: 1, age_ms: 1 };
         let moment = Moment { now: 11, is_scarce: false };

@@ -55,6 +55,13 @@ async fn an_accounts_apps_dynos_and_disk_are_summed_and_nobody_elses() {
         let after = usage(&store, ada.account_id).await;
         assert_eq!(after.disk_bytes - before.disk_bytes, 1_070, "a slug that was removed takes nothing");
         assert_eq!(usage(&store, bob.account_id).await.dynos, 1);
+        let crowded = async || limits::crowded_accounts(&store).await.expect("read");
+        assert!(crowded().await.is_empty());
+        let four_gb = format!("UPDATE slug SET size_bytes = 4294967296 WHERE app_id = '{}'", one.id);
+        run(&store, four_gb).await;
+        assert_eq!(crowded().await, [ada.account_id].into(), "from 80 % on");
+        limits::set_trust(&store, ada.account_id, Trust::Trusted, &ada, 5).await.expect("set");
+        assert!(crowded().await.is_empty(), "of what the account may have");
     })
     .await;
 }

@@ -79,7 +79,7 @@ async fn begin(service: &Builds, request: ArchiveBuild) -> Result<Build, StoreEr
             "The app is being built, or a push to it is under way. Wait until that has ended, and try again.";
         StoreError::Refused(why.to_owned())
     })?;
-    if let Some(why) = service.why_disk_is_used_up(app.id).await {
+    if let Some(why) = service.why_disk_is_used_up(&app).await {
         return Err(StoreError::Refused(why));
     }
     let code =

@@ -18,9 +18,9 @@ use crate::crash_point;
 use crate::disk;
 use crate::node::now_ms;
 use crate::remove::remove_tree;
-use ferroku_core::retention::{KEEP_UNRELEASED, Moment, Needs, Place, expired_texts};
-use ferroku_core::{AppId, BuildId, SlugId};
-use ferroku_store::{StoreError, builds, slugs};
+use ferroku_core::retention::{KEEP_UNRELEASED, Moment, Needs, Place, Retention, expired_texts};
+use ferroku_core::{AccountId, AppId, BuildId, SlugId};
+use ferroku_store::{StoreError, builds, limits, slugs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -114,8 +114,8 @@ pub async fn preview(service: &Builds) -> anyhow::Result<Freed> {
     let moment = moment(&data);
     let listed = list(&data, &Place::ALL)?;
     let mut gone: BTreeSet<SlugId> = BTreeSet::new();
-    for app_id in slugs::crowded_apps(store, KEEP_UNRELEASED).await? {
-        gone.extend(slugs::to_expire(store, app_id, service.parts().retention, moment).await?);
+    for (app_id, retention) in retentions(service).await? {
+        gone.extend(slugs::to_expire(store, app_id, retention, moment).await?);
     }
     let mut needs = needs(service, moment).await?;
     needs.digests = slugs::digests_but(store, &gone).await?.into_iter().collect();
@@ -142,11 +142,43 @@ fn moment(data: &Path) -> Moment {
     Moment { now: now_ms(), is_scarce: disk::is_scarce(data) }
 }
 
+/// The apps of which slugs may go, and what is kept of each.
+async fn retentions(service: &Builds) -> Result<Vec<(AppId, Retention)>, StoreError> {
+    let (store, retention) = (&service.parts().store, service.parts().retention);
+    let crowded = limits::crowded_accounts(store).await?;
+    let of = |owner: AccountId| if crowded.contains(&owner) { retention.when_crowded() } else { retention };
+    let apps = slugs::crowded_apps(store, KEEP_UNRELEASED).await?;
+    Ok(apps.into_iter().map(|(app_id, owner)| (app_id, of(owner))).collect())
+}
+
+/// Makes room for an account that would be refused a push: marks all but the newest slugs of its apps. Their trees go in
+/// the next round; what is marked counts no more. Gives how many.
+///
+/// # Errors
+/// The store or the disk failed.
+pub async fn make_room(service: &Builds, owner_id: AccountId) -> anyhow::Result<usize> {
+    let parts = service.parts();
+    if !belongs(&parts.store, &service.0.data).await? {
+        return Ok(0);
+    }
+    let (retention, moment) = (parts.retention.when_crowded(), moment(&service.0.data));
+    let mut count = 0;
+    for (app_id, owner) in slugs::crowded_apps(&parts.store, KEEP_UNRELEASED).await? {
+        if owner == owner_id {
+            count += slugs::expire(&parts.store, app_id, retention, moment).await?;
+        }
+    }
+    if count > 0 {
+        service.0.collect.notify_one();
+    }
+    Ok(count)
+}
+
 /// Marks slugs that go; gives how many.
 async fn expire(service: &Builds, moment: Moment) -> Result<usize, StoreError> {
-    let (store, retention) = (&service.parts().store, service.parts().retention);
+    let store = &service.parts().store;
     let mut count = 0;
-    for app_id in slugs::crowded_apps(store, KEEP_UNRELEASED).await? {
+    for (app_id, retention) in retentions(service).await? {
         // Looked at first: most rounds find nothing, and writing is what others wait for.
         if !slugs::to_expire(store, app_id, retention, moment).await?.is_empty() {
             count += slugs::expire(store, app_id, retention, moment).await?;

@@ -48,6 +48,7 @@ use crate::git::repository::Packing;
 use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
 use crate::remove::remove_tree;
+use ferroku_core::app::App;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::release::ReleaseStatus;
 use ferroku_core::retention::Retention;
@@ -320,7 +321,7 @@ impl Builds {
         let app_name = session.push.app.name.clone();
         let mut head = None;
         let adds = session.hello.updates.iter().any(|update| !update.is_deletion());
-        let full = if adds { self.why_disk_is_used_up(session.push.app.id).await } else { None };
+        let full = if adds { self.why_disk_is_used_up(&session.push.app).await } else { None };
         let accept = if let Some(why) = full {
             session.text(text::refused(&app_name, &why)).await;
             false
@@ -355,8 +356,21 @@ impl Builds {
         session.finish(Verdict { accept, head }).await;
     }
 
-    /// Why the app's owner may add nothing to the disk, if so: a branch that is not built takes its room, too.
-    async fn why_disk_is_used_up(&self, app_id: AppId) -> Option<String> {
+    /// Why the app's owner may add nothing to the disk, if so: a branch that is not built takes its room, too. What can go
+    /// of old slugs goes first.
+    async fn why_disk_is_used_up(&self, app: &App) -> Option<String> {
+        let why = self.check_disk(app.id).await?;
+        match garbage::make_room(self, app.owner_id).await {
+            Ok(0) => Some(why),
+            Ok(_) => self.check_disk(app.id).await,
+            Err(error) => {
+                tracing::warn!("cannot make room for a push to app {}: {error:#}", app.id);
+                Some(why)
+            }
+        }
+    }
+
+    async fn check_disk(&self, app_id: AppId) -> Option<String> {
         let mut connection = self.parts().store.reader().acquire().await.ok()?;
         match limits::check_disk(&mut connection, app_id).await {
             Err(StoreError::Refused(why)) => Some(why),

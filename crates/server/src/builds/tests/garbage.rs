@@ -63,6 +63,19 @@ impl Host {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    /// Changes rows past the store's functions.
+    async fn sql(&self, sql: &'static str) {
+        let store = &self.node.store;
+        let done: Result<(), ferroku_store::StoreError> = async {
+            ferroku_store::write!(store, tx => {
+                ferroku_store::sqlx::query(sql).execute(&mut *tx).await.expect("a statement");
+                Ok(())
+            })
+        }
+        .await;
+        done.expect("written");
+    }
+
     fn is_there(&self, path: &str) -> bool {
         self.data().join(path).exists()
     }
@@ -223,5 +236,38 @@ async fn one_byte_that_the_disk_lost_is_found_named_and_mended() {
     assert_eq!(std::fs::read(&file).expect("there"), b"0123456789", "the same commit again replaces it");
     scrub::check(&host.node.builds, &digest).await.expect("read");
     assert!(!host.node.builds.0.scrub.is_damaged(&digest));
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_uses_up_the_disk_keeps_the_newest_few_and_can_push_again() {
+    let host = host().await;
+    let actor = owner(&host).await;
+    let (store, builds) = (&host.node.store, &host.node.builds);
+    for number in 1..=6 {
+        deploy(&host, &actor, number).await;
+    }
+    // The node's owner has no limit; a stranger has 5 GB.
+    host.sql("UPDATE account SET role = 'member'").await;
+    let left = async || slugs::digests(store).await.expect("read").len();
+    host.sql("UPDATE slug SET size_bytes = 600000000").await;
+    let freed = builds.collect_garbage().await.expect("collected");
+    assert_eq!((freed.expired_slugs, left().await), (0, 6), "below 80 %, the newest twenty stay");
+    host.sql("UPDATE slug SET size_bytes = 750000000").await;
+    let preview = builds.preview_garbage().await.expect("looked");
+    assert_eq!((preview.expired_slugs, left().await), (3, 6), "a preview changes nothing");
+    let freed = builds.collect_garbage().await.expect("collected");
+    assert_eq!((freed.expired_slugs, left().await), (3, 3));
+
+    for number in 7..=9 {
+        deploy(&host, &actor, number).await;
+    }
+    host.sql("UPDATE slug SET size_bytes = 1000000000").await;
+    let app = apps::by_id(store, host.app_id).await.expect("read").expect("made");
+    assert_eq!(builds.why_disk_is_used_up(&app).await, None, "there is room after old slugs have gone");
+    assert_eq!(left().await, 3);
+    host.sql("UPDATE slug SET size_bytes = 2000000000").await;
+    let why = builds.why_disk_is_used_up(&app).await.expect("nothing more can go");
+    assert!(why.contains("disk space"), "{why}");
     host.close().await;
 }
