@@ -2,11 +2,16 @@
 
 use super::*;
 use crate::git::repository::Packing;
+use ferroku_core::account::Role;
 use ferroku_core::event::Actor;
 use ferroku_core::slug::Slug;
-use ferroku_core::{ReleaseId, SlugId};
+use ferroku_core::{AccountId, ReleaseId, SlugId};
+use ferroku_store::accounts::NewAccount;
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
 use serde_json::{Value, json};
+
+/// What a slug is said to take of its owner's disk space.
+const SLUG_BYTES: i64 = 100 << 20;
 
 /// A deploy as a push makes it, without its build; gives the slug's digest.
 async fn deploy(host: &Host, actor: &Actor, number: i64) -> String {
@@ -22,7 +27,7 @@ async fn deploy(host: &Host, actor: &Actor, number: i64) -> String {
         commit: None,
         commit_description: None,
         stack: "heroku-24".to_owned(),
-        size_bytes: 1,
+        size_bytes: SLUG_BYTES,
         process_types: [("web".to_owned(), "sleep 1".to_owned())].into(),
         buildpack_provided_description: None,
         deleted_at: None,
@@ -61,19 +66,6 @@ impl Host {
         let (status, text) = self.send(method, "/admin/garbage", "").await;
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("JSON")
-    }
-
-    /// Changes rows past the store's functions.
-    async fn sql(&self, sql: &'static str) {
-        let store = &self.node.store;
-        let done: Result<(), ferroku_store::StoreError> = async {
-            ferroku_store::write!(store, tx => {
-                ferroku_store::sqlx::query(sql).execute(&mut *tx).await.expect("a statement");
-                Ok(())
-            })
-        }
-        .await;
-        done.expect("written");
     }
 
     fn is_there(&self, path: &str) -> bool {
@@ -239,21 +231,36 @@ async fn one_byte_that_the_disk_lost_is_found_named_and_mended() {
     host.close().await;
 }
 
+/// An app of somebody who has 5 GB of disk space, in place of the one that the node's owner has.
+async fn of_a_stranger(host: &mut Host) -> Actor {
+    let store = &host.node.store;
+    let id = AccountId(Uuid::new_v4());
+    let new = NewAccount { id, email: "ada@example.com", name: None, password_hash: "x", role: Role::Member };
+    let made: Result<(), ferroku_store::StoreError> =
+        async { ferroku_store::write!(store, tx => { accounts::create(&mut tx, &new, 1).await.map(drop) }) }
+            .await;
+    made.expect("an account");
+    let actor = Actor { account_id: id, email: new.email.to_owned(), remote_address: None, request_id: None };
+    host.app_id = AppId(Uuid::new_v4());
+    let new = NewApp { id: host.app_id, name: "busy", stack: "heroku-24", region: "local" };
+    apps::create(store, &new, &actor, 1).await.expect("an app");
+    actor
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_uses_up_the_disk_keeps_the_newest_few_and_can_push_again() {
-    let host = host().await;
-    let actor = owner(&host).await;
+    let mut host = host().await;
+    let actor = of_a_stranger(&mut host).await;
     let (store, builds) = (&host.node.store, &host.node.builds);
+    let left = async || slugs::digests(store).await.expect("read").len();
+    let repository = async |mb: i64| apps::set_repo_size(store, host.app_id, mb << 20).await.expect("noted");
     for number in 1..=6 {
         deploy(&host, &actor, number).await;
     }
-    // The node's owner has no limit; a stranger has 5 GB.
-    host.sql("UPDATE account SET role = 'member'").await;
-    let left = async || slugs::digests(store).await.expect("read").len();
-    host.sql("UPDATE slug SET size_bytes = 600000000").await;
+    repository(3_000).await;
     let freed = builds.collect_garbage().await.expect("collected");
     assert_eq!((freed.expired_slugs, left().await), (0, 6), "below 80 %, the newest twenty stay");
-    host.sql("UPDATE slug SET size_bytes = 750000000").await;
+    repository(3_500).await;
     let preview = builds.preview_garbage().await.expect("looked");
     assert_eq!((preview.expired_slugs, left().await), (3, 6), "a preview changes nothing");
     let freed = builds.collect_garbage().await.expect("collected");
@@ -262,11 +269,11 @@ async fn who_uses_up_the_disk_keeps_the_newest_few_and_can_push_again() {
     for number in 7..=9 {
         deploy(&host, &actor, number).await;
     }
-    host.sql("UPDATE slug SET size_bytes = 1000000000").await;
+    repository(4_600).await;
     let app = apps::by_id(store, host.app_id).await.expect("read").expect("made");
     assert_eq!(builds.why_disk_is_used_up(&app).await, None, "there is room after old slugs have gone");
     assert_eq!(left().await, 3);
-    host.sql("UPDATE slug SET size_bytes = 2000000000").await;
+    repository(5_100).await;
     let why = builds.why_disk_is_used_up(&app).await.expect("nothing more can go");
     assert!(why.contains("disk space"), "{why}");
     host.close().await;
