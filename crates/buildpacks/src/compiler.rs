@@ -39,6 +39,11 @@ pub fn run(plan: BuildPlan, output: &Output, inherited: Environment, work_dir: &
 }
 
 fn build(context: &mut BuildContext, result: &mut BuildResult, work_dir: &Path) -> Result<(), BuildError> {
+    if context.plan.is_slug {
+        let context = &*context;
+        source::unpack(&context.plan.source_tar, context.build_dir(), false)?;
+        return source::strip_app(context.build_dir());
+    }
     context.output.step(&format!("Building on the {} stack", title_case(&context.plan.stack)));
     context.timed("source", |context| {
         source::unpack(&context.plan.source_tar, context.build_dir(), context.plan.strip_leading_folder)?;

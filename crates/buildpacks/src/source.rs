@@ -22,6 +22,9 @@ const MAX_ARCHIVE_BYTES: u64 = 3 * MAX_SOURCE_BYTES;
 /// Most entries of an archive: a million empty files would use up the inodes of a small disk.
 const MAX_ENTRIES: usize = 1_000_000;
 
+/// The folder that everything in a slug's archive is in.
+const SLUG_FOLDER: &str = "app";
+
 /// How archives begin that are none of ours, and what they are.
 const OTHER_ARCHIVES: [(&[u8], &str); 6] = [
     (b"PK\x03\x04", "a zip archive"),
@@ -169,10 +172,40 @@ pub fn strip_folder(destination: &Path) -> Result<(), BuildError> {
         }
         only = Some(entry.path());
     }
-    let Some(folder) = only else { return Ok(()) };
+    only.map_or(Ok(()), |folder| raise(&folder, destination))
+}
+
+/// Moves everything one level up from `app`, which all of it must be in: a slug's archive.
+///
+/// # Errors
+/// There is something else; a file cannot be moved.
+pub fn strip_app(destination: &Path) -> Result<(), BuildError> {
+    let fail = |error| BuildError::io("list", destination, error);
+    for entry in fs::read_dir(destination).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name() != SLUG_FOLDER || !entry.file_type().map_err(fail)?.is_dir() {
+            let name = entry.file_name();
+            return Err(BuildError::Source(format!(
+                "a slug has its files below ./app, and this one has {} beside it; make it by `tar czf slug.tgz ./app`",
+                name.display()
+            )));
+        }
+    }
+    let folder = destination.join(SLUG_FOLDER);
+    match folder.is_dir() {
+        true => raise(&folder, destination),
+        false => {
+            Err(BuildError::Source("a slug has its files below ./app, and this one has none".to_owned()))
+        }
+    }
+}
+
+/// Moves what is in `folder`, which is in `destination`, one level up.
+fn raise(folder: &Path, destination: &Path) -> Result<(), BuildError> {
+    let fail = |error| BuildError::io("move files of", destination, error);
     // Under another name first: the folder may have a file of its own name.
     let aside = destination.join(".ferroku-leading-folder");
-    fs::rename(&folder, &aside).map_err(fail)?;
+    fs::rename(folder, &aside).map_err(fail)?;
     for entry in fs::read_dir(&aside).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         fs::rename(entry.path(), destination.join(entry.file_name())).map_err(fail)?;
@@ -268,6 +301,36 @@ mod tests {
         symlink("x", out.join("y")).expect("link");
         strip_folder(&out).expect("nothing to do");
         assert!(out.join("Procfile").is_file());
+    }
+
+    #[test]
+    fn a_slug_has_everything_below_app_and_is_refused_otherwise() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let unpacked = |names: &[&str]| {
+            let tar = archive(folder.path(), |builder| {
+                names.iter().for_each(|name| add(builder, name, 0o755, "x"))
+            });
+            let out = tempfile::tempdir().expect("tempdir");
+            unpack(&tar, out.path(), false).expect("unpack");
+            strip_app(out.path()).map(|()| out).map_err(|error| error.to_string())
+        };
+        for names in [["./app/bin/web", "./app/app"], ["app/bin/web", "app/app"]] {
+            let out = unpacked(&names).expect("a slug");
+            assert!(out.path().join("bin/web").is_file() && out.path().join("app").is_file());
+        }
+        for (names, why) in [
+            (&["app/x", "Procfile"][..], "this one has Procfile beside it"),
+            (&["shop/x"], "this one has shop beside it"),
+            (&["app"], "this one has app beside it"),
+            (&[], "this one has none"),
+        ] {
+            let refused = unpacked(names).expect_err("must be refused");
+            assert!(refused.contains(why), "{names:?}: {refused}");
+        }
+        // A link in place of the folder would be followed by every later step.
+        let out = tempfile::tempdir().expect("tempdir");
+        symlink("/etc", out.path().join("app")).expect("link");
+        assert!(strip_app(out.path()).is_err());
     }
 
     fn refused(path: &Path) -> String {

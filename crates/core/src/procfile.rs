@@ -81,6 +81,26 @@ pub fn is_process_type(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
+/// Why process types that a client gives cannot be a slug's; `None`: they can. The rules are those of a Procfile.
+#[must_use]
+pub fn refuse_process_types(types: &ProcessTypes) -> Option<String> {
+    let bytes: usize = types.iter().map(|(name, command)| name.len() + command.len()).sum();
+    if bytes > MAX_PROCFILE_BYTES {
+        return Some(format!("they have {bytes} bytes in all, more than {MAX_PROCFILE_BYTES}"));
+    }
+    types.iter().find_map(|(name, command)| match () {
+        () if !is_process_type(name) => Some(format!(
+            "{:?} is no name of a process type: use at most {MAX_PROCESS_TYPE_CHARACTERS} letters, digits, \"-\" and \"_\"",
+            quote(name)
+        )),
+        () if command.trim().is_empty() => Some(format!("{name} has no command")),
+        () if command.chars().any(|character| character.is_control() && character != '\t') => {
+            Some(format!("the command of {name} has a control character in it: write it in one line"))
+        }
+        () => None,
+    })
+}
+
 fn parse_line(line: usize, text: &str) -> Result<(&str, &str), ProcfileError> {
     let Some((name, command)) = text.split_once(':') else {
         return Err(ProcfileError::Malformed { line, found: quote(text) });
@@ -123,6 +143,28 @@ mod tests {
     fn check_error(input: &[u8], expected: &str) {
         let error = parse(input).expect_err("must be refused").to_string();
         assert!(error.starts_with(expected), "{input:?}: {error:?} does not start with {expected:?}");
+    }
+
+    #[test]
+    fn process_types_of_clients_keep_the_rules_of_a_procfile() {
+        let refused = |name: &str, command: &str| {
+            refuse_process_types(&ProcessTypes::from([(name.to_owned(), command.to_owned())]))
+        };
+        assert_eq!(refused("web", "serve -p $PORT"), None);
+        assert_eq!(refuse_process_types(&ProcessTypes::new()), None, "none at all is no mistake");
+        let long = "x".repeat(MAX_PROCFILE_BYTES);
+        for (name, command, why) in [
+            ("", "x", "is no name"),
+            ("a b", "x", "is no name"),
+            ("../x", "x", "is no name"),
+            ("web", " ", "web has no command"),
+            ("web", "a\nb", "in one line"),
+            ("web", "a\0b", "in one line"),
+            ("web", &long, "65539 bytes in all"),
+        ] {
+            let text = refused(name, command).expect("refused");
+            assert!(text.contains(why), "{name:?}: {text}");
+        }
     }
 
     #[test]

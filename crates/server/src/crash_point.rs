@@ -56,6 +56,8 @@ pub const NAMES: &[&str] = &[
     "slug.before_rename",
     "slug.renamed",
     "slug.archived",
+    "slug_upload.before_commit",
+    "slug_upload.committed",
     "garbage.expired",
     "garbage.moved",
     "garbage.removed",

@@ -127,6 +127,26 @@ fn everyday_work(node: &TestNode, app: &str, with_garbage: bool) {
     until_done(node, &format!("{gone} || {}; {gone}", call("DELETE", &path, "")));
 }
 
+/// A slug made by hand: announced, uploaded and released, until its app answers.
+fn uploaded_slug(node: &TestNode, app: &str) {
+    node.run("cp -r \"$EXAMPLES/procfile-only\" app && tar czf slug.tgz ./app").succeeded();
+    until_done(node, &call("POST", "/apps", &format!(r#"{{"name":"{app}"}}"#)));
+    let types = r#"{"process_types":{"web":"./serve.sh"}}"#;
+    until_done(node, &format!("{} >slug.json", call("POST", &format!("/apps/{app}/slugs"), types)));
+    let field =
+        |path: &str| format!(r#"$(python3 -c "import json; print(json.load(open('slug.json')){path})")"#);
+    let put = format!(
+        "curl -sS --fail-with-body -m 60 -X PUT --data-binary @slug.tgz \"{}\"",
+        field("['blob']['url']")
+    );
+    until_done(node, &put);
+    let body = format!("printf '{{\"slug\": \"%s\"}}' {} >release.json", field("['id']"));
+    node.run(&body).succeeded();
+    until_done(node, &call("POST", &format!("/apps/{app}/releases"), "@release.json"));
+    node.wait_until_up(app);
+    assert_eq!(node.status_of(app), "200");
+}
+
 /// More releases than are kept, and what they leave removed.
 fn garbage(node: &TestNode, app: &str) {
     for number in 0..3 {
@@ -212,7 +232,10 @@ fn comes_by(name: &str) -> bool {
         ("FERROKU_KEEP_SLUGS_FOR".to_owned(), "1s".to_owned()),
     ];
     let node = TestNode::start_with(NodeOptions { environment, ..NodeOptions::default() });
-    everyday_work(&node, "victim", name.starts_with("garbage."));
+    match name.starts_with("slug_upload.") {
+        true => uploaded_slug(&node, "victim"),
+        false => everyday_work(&node, "victim", name.starts_with("garbage.")),
+    }
     node.stop();
     fs::exists(&once).expect("our own folder")
 }

@@ -41,6 +41,7 @@ mod recent;
 pub mod releases;
 mod row;
 pub mod seal;
+pub mod slug_uploads;
 pub mod slugs;
 pub mod sni_endpoints;
 mod sqlite;
@@ -91,6 +92,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "eco hours", include_str!("../migrations/0009_eco_hours.sql")),
     (10, "build sources", include_str!("../migrations/0010_build_sources.sql")),
     (11, "pipelines", include_str!("../migrations/0011_pipelines.sql")),
+    (12, "slug uploads", include_str!("../migrations/0012_slug_uploads.sql")),
 ];
 
 /// Which database is behind a store.

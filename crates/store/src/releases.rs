@@ -9,7 +9,8 @@ pub(crate) mod command;
 use crate::events::NewEvent;
 use crate::row::{Columns, failed, word};
 use crate::{
-    Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, limits, write,
+    Connection, MasterKey, Result, Store, StoreError, config_snapshots, events, formations, limits,
+    slug_uploads, write,
 };
 use command::CommandDyno;
 use ferroku_core::config_var::{self, ConfigPatch, ConfigVars};
@@ -210,6 +211,7 @@ pub async fn release_slug(
             .await
             .map_err(failed("find a slug"))?;
         if own.is_none() {
+            slug_uploads::refuse_if_awaited(&mut tx, app_id, slug_id).await?;
             return Err(StoreError::NotFound { what: "slug" });
         }
         let new = NewRelease {

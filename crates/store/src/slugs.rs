@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 pub async fn create(tx: &mut Connection, slug: &Slug) -> Result<()> {
     sqlx::query(
         "INSERT INTO slug (id, app_id, digest, commit_sha, commit_description, stack, size_bytes, \
-         process_types, buildpack_provided_description, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         process_types, buildpack_provided_description, archive_sha256, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(slug.id.to_string())
     .bind(slug.app_id.to_string())
@@ -29,6 +29,7 @@ pub async fn create(tx: &mut Connection, slug: &Slug) -> Result<()> {
     .bind(slug.size_bytes)
     .bind(json(&slug.process_types))
     .bind(slug.buildpack_provided_description.clone())
+    .bind(slug.archive_sha256.clone())
     .bind(slug.created_at)
     .execute(&mut *tx)
     .await
@@ -187,6 +188,7 @@ fn slug(row: &AnyRow) -> Result<Slug> {
         size_bytes: row.integer("size_bytes")?,
         process_types: row.json("process_types")?,
         buildpack_provided_description: row.optional_text("buildpack_provided_description")?,
+        archive_sha256: row.optional_text("archive_sha256")?,
         deleted_at: row.optional_integer("deleted_at")?,
         created_at: row.integer("created_at")?,
     })

@@ -6,11 +6,13 @@ use ferroku_core::build::{Build, BuildSource, BuildStatus};
 use ferroku_core::event::Actor;
 use ferroku_core::release::{Release, ReleaseStatus};
 use ferroku_core::retention::{Moment, Retention};
-use ferroku_core::slug::Slug;
+use ferroku_core::slug::{Slug, SlugUpload};
 use ferroku_core::{AppId, BuildId, ReleaseId, SlugId};
 use ferroku_store::builds::Outcome;
 use ferroku_store::releases::{ConfigChange, NewRelease, SlugChange};
-use ferroku_store::{Result, Store, StoreError, buildpack_installations, builds, releases, slugs, write};
+use ferroku_store::{
+    Result, Store, StoreError, buildpack_installations, builds, releases, slug_uploads, slugs, write,
+};
 use support::{account, app, each_database};
 use uuid::Uuid;
 
@@ -25,6 +27,7 @@ fn slug(app_id: AppId, digest: &str, created_at: i64) -> Slug {
         size_bytes: 1,
         process_types: [("web".to_owned(), "serve".to_owned())].into(),
         buildpack_provided_description: Some("Python".to_owned()),
+        archive_sha256: None,
         deleted_at: None,
         created_at,
     }
@@ -103,6 +106,53 @@ async fn a_build_ends_once() {
         assert_eq!(found.buildpacks, ["heroku/python"]);
         let found = builds::find(&store, app_id, bad.id).await.expect("read").expect("there");
         assert_eq!(found.status, BuildStatus::Failed);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_announced_slug_is_released_only_once_it_has_come() {
+    each_database(|store| async move {
+        let actor = account(&store, "me@example.com").await;
+        let app_id = app(&store, "shop", &actor).await.id;
+        let upload = |number: u128, created_at| SlugUpload {
+            id: SlugId(Uuid::from_u128(number)),
+            app_id,
+            commit: Some("abc".to_owned()),
+            commit_description: None,
+            stack: "heroku-24".to_owned(),
+            process_types: [("web".to_owned(), "x".to_owned())].into(),
+            buildpack_provided_description: None,
+            sha256: None,
+            created_at,
+        };
+        for number in 0..slug_uploads::MAX_OF_APP {
+            let one = upload(number.cast_unsigned().into(), number);
+            slug_uploads::create(&store, &one, &actor).await.expect("announced");
+        }
+        let more = slug_uploads::create(&store, &upload(999, 5), &actor).await.expect_err("too many");
+        assert!(more.to_string().contains("100 slugs of this app wait"), "{more}");
+        let (one, two) = (upload(1, 1), upload(2, 2));
+        assert_eq!(slug_uploads::find(&store, one.id).await.expect("read"), Some(one.clone()));
+        let refused = releases::release_slug(&store, app_id, one.id, "x", &actor, 3).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Refused(why)) if why.contains("Nothing was uploaded")),
+            "{refused:?}"
+        );
+
+        let slug = one.into_slug("ab".to_owned(), "digest".to_owned(), 7);
+        let complete =
+            async || -> Result<()> { write!(&store, tx => { slug_uploads::complete(&mut tx, &slug).await }) };
+        complete().await.expect("done");
+        assert!(matches!(complete().await, Err(StoreError::NotFound { what: "slug" })), "once");
+        assert_eq!(slug_uploads::find(&store, slug.id).await.expect("read"), None);
+        assert_eq!(slugs::find(&store, slug.id).await.expect("read"), Some(slug.clone()));
+        releases::release_slug(&store, app_id, slug.id, "x", &actor, 3).await.expect("released");
+
+        slug_uploads::remove_old(&store, 2).await.expect("removed");
+        assert!(slug_uploads::find(&store, two.id).await.expect("read").is_some(), "not old enough");
+        slug_uploads::remove_old(&store, 3).await.expect("removed");
+        assert_eq!(slug_uploads::find(&store, two.id).await.expect("read"), None);
     })
     .await;
 }

@@ -71,6 +71,7 @@ async fn a_promotion_is_written_a_target_at_a_time_and_what_was_cut_off_has_fail
             size_bytes: 1,
             process_types: [("web".to_owned(), "serve".to_owned())].into(),
             buildpack_provided_description: None,
+            archive_sha256: None,
             deleted_at: None,
             created_at: 5,
         };

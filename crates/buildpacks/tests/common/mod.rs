@@ -115,6 +115,7 @@ impl App {
             request_id: Some("r".to_owned()),
             source_tar,
             strip_leading_folder: false,
+            is_slug: false,
             build_dir,
             cache_dir: self.cache_dir.clone(),
             env_dir: root.join("env"),

@@ -40,6 +40,9 @@ pub struct BuildPlan {
     /// Drop the one folder that everything in the archive is in, if there is such a one (source archives of GitHub).
     #[serde(default)]
     pub strip_leading_folder: bool,
+    /// The archive is a slug already, with all of it below `app`: it is unpacked, and nothing else is done.
+    #[serde(default)]
+    pub is_slug: bool,
     /// Empty folder that becomes the slug: `/tmp/build_<8 hex digits>`. It is `/app` at run time.
     pub build_dir: PathBuf,
     /// Kept between the builds of an app.
@@ -177,7 +180,7 @@ mod tests {
         let plan: BuildPlan = serde_json::from_str(json).expect("valid");
         assert_eq!(plan.source_tar, PathBuf::from("/build/source.tar"));
         assert_eq!(plan.output_dir, PathBuf::from("/build/out"));
-        assert_eq!((plan.buildpacks.len(), plan.strip_leading_folder), (0, false));
+        assert_eq!((plan.buildpacks.len(), plan.strip_leading_folder, plan.is_slug), (0, false, false));
     }
 
     #[test]

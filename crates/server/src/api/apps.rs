@@ -273,7 +273,11 @@ fn taken(name: &str) -> ApiError {
     ApiError::invalid_params(format!("Name {name} is already taken"))
 }
 
-fn known_stack(name: &str) -> Result<&'static str, ApiError> {
+/// A stack of this node's, by name or id.
+///
+/// # Errors
+/// There is none.
+pub(super) fn known_stack(name: &str) -> Result<&'static str, ApiError> {
     let by_id = ferroku_api::stack::reference(DEFAULT_STACK).id.to_string() == name;
     resolve_stack(name).or(by_id.then_some(DEFAULT_STACK)).ok_or_else(|| {
         ApiError::invalid_params(format!("Stack {name} is not available: this node has {DEFAULT_STACK}."))

@@ -17,7 +17,8 @@ use super::promote::slugs_folder;
 use super::{Builds, repositories, scrub};
 use crate::crash_point;
 use crate::node::now_ms;
-use ferroku_store::{Store, StoreError, jobs, node_settings};
+use ferroku_core::retention::KEEP_NEW_MS;
+use ferroku_store::{Store, StoreError, jobs, node_settings, slug_uploads};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,6 +102,7 @@ pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     let uploads = service.uploads();
     let before = SystemTime::now() - super::uploads::LIFETIME;
     tokio::task::spawn_blocking(move || uploads.remove_old(before, false)).await??;
+    slug_uploads::remove_old(&service.parts().store, now_ms() - KEEP_NEW_MS).await?;
     let freed = garbage::sweep(service, Extent::Everything).await?;
     garbage::log(&freed);
     repositories::pack(service).await;
@@ -143,12 +145,17 @@ fn pack(data: &Path, digest: &str) -> io::Result<()> {
     let next = place.with_extension("new");
     let mut encoder = zstd::Encoder::new(File::create(&next)?, LEVEL)?;
     encoder.include_checksum(true)?;
-    let mut archive = tar::Builder::new(encoder);
+    pack_into(encoder, &tree)?.finish()?.sync_all()?;
+    std::fs::rename(&next, &place)
+}
+
+/// Writes a tree as a tar archive, below `app/`.
+pub fn pack_into<W: io::Write>(writer: W, tree: &Path) -> io::Result<W> {
+    let mut archive = tar::Builder::new(writer);
     archive.follow_symlinks(false);
     archive.mode(tar::HeaderMode::Deterministic);
-    archive.append_dir_all("app", &tree)?;
-    archive.into_inner()?.finish()?.sync_all()?;
-    std::fs::rename(&next, &place)
+    archive.append_dir_all("app", tree)?;
+    archive.into_inner()
 }
 
 #[cfg(test)]

@@ -45,9 +45,9 @@ const MAX_CHECKOUT_BYTES: u64 = 1024 * 1024 * 1024;
 pub const ARCHIVE_JOB: &str = "slug.archive";
 
 /// A build that is ready to be released.
-struct Built {
+pub(super) struct Built {
     result: BuildResult,
-    sealed: Sealed,
+    pub sealed: Sealed,
 }
 
 /// Where a build's source is.
@@ -55,6 +55,8 @@ pub(super) enum Origin<'a> {
     /// The push's hook sends it.
     Push(&'a mut PushSession, &'a Commit),
     Archive(&'a Archive),
+    /// An archive that is a slug already.
+    Slug(&'a Archive),
 }
 
 /// Builds and releases `object`; whether the push is accepted. Says everything there is to say, but the verdict.
@@ -106,9 +108,9 @@ pub(super) struct Code {
 
 /// One run of the recipe, and what it works on.
 pub(super) struct Attempt {
-    service: Builds,
+    pub service: Builds,
     app: App,
-    actor: Actor,
+    pub actor: Actor,
     code: Code,
     pub build_id: BuildId,
     pub output: Output,
@@ -138,51 +140,73 @@ impl Attempt {
 
     pub async fn run(
         &self,
-        mut origin: Origin<'_>,
+        origin: Origin<'_>,
         buildpacks: Vec<String>,
         cancel: &CancellationToken,
     ) -> Result<Release, BuildError> {
+        let workspace = self.workspace(true).await?;
+        let released = match self.make(origin, &workspace, buildpacks, cancel).await {
+            Ok(built) => self.promote_and_release(&workspace, built).await,
+            Err(error) => Err(error),
+        };
+        self.clear(workspace);
+        released
+    }
+
+    /// The build's folders; with what its app keeps for its next build, if wanted.
+    pub async fn workspace(&self, with_spares: bool) -> Result<Workspace, BuildError> {
+        let (data, build_id, app_id) = (self.service.0.data.clone(), self.build_id, self.app.id);
+        blocking(move || {
+            let workspace = Workspace::create(&data, build_id, app_id)?;
+            if with_spares {
+                spares::place(&data, app_id, &workspace.app());
+            }
+            Ok(workspace)
+        })
+        .await
+    }
+
+    /// Removes the folders, off the push's path: removing thousands of files takes a while.
+    pub fn clear(&self, workspace: Workspace) {
+        let (data, app_id) = (self.service.0.data.clone(), self.app.id);
+        tokio::task::spawn_blocking(move || {
+            workspace.remove();
+            super::limit_cache(&data, app_id);
+        });
+    }
+
+    /// Everything up to the sealed tree, and nothing left of the build dyno.
+    pub async fn make(
+        &self,
+        mut origin: Origin<'_>,
+        workspace: &Workspace,
+        buildpacks: Vec<String>,
+        cancel: &CancellationToken,
+    ) -> Result<Built, BuildError> {
         let data = self.service.0.data.clone();
         let dyno = BuildDyno {
             driver: self.service.parts().driver.clone(),
             dynos: self.service.parts().dynos.clone(),
             dyno_id: DynoId(Uuid::new_v4()),
-            data: data.clone(),
+            data,
         };
-        let (build_id, app_id) = (self.build_id, self.app.id);
-        let workspace = blocking(move || {
-            let workspace = Workspace::create(&data, build_id, app_id)?;
-            spares::place(&data, app_id, &workspace.app());
-            Ok(workspace)
-        })
-        .await?;
         let gone = match &origin {
             Origin::Push(session, _) => session.gone.clone(),
-            Origin::Archive(_) => CancellationToken::new(),
+            Origin::Archive(_) | Origin::Slug(_) => CancellationToken::new(),
         };
         let built = tokio::select! {
-            built = self.build(&mut origin, &workspace, &dyno, buildpacks) => built,
+            built = self.build(&mut origin, workspace, &dyno, buildpacks) => built,
             () = gone.cancelled() => Err(BuildError::Cancelled),
             () = cancel.cancelled() => Err(BuildError::Cancelled),
             () = tokio::time::sleep(TIME_LIMIT) => Err(BuildError::TimedOut),
         };
         // Whatever happened, nothing of the build dyno may be left; after an orderly end this finds nothing.
         let removed = dyno.remove().await;
-        let released = match (built, removed) {
-            (Ok(built), Ok(())) if gone.is_cancelled() || cancel.is_cancelled() => {
-                drop(built);
-                Err(BuildError::Cancelled)
-            }
-            (Ok(built), Ok(())) => self.promote_and_release(&workspace, built).await,
+        match (built, removed) {
+            (Ok(_), Ok(())) if gone.is_cancelled() || cancel.is_cancelled() => Err(BuildError::Cancelled),
+            (Ok(built), Ok(())) => Ok(built),
             (Err(error), _) | (_, Err(error)) => Err(error),
-        };
-        // Off the push's path: removing thousands of files takes a while.
-        let data = self.service.0.data.clone();
-        tokio::task::spawn_blocking(move || {
-            workspace.remove();
-            super::limit_cache(&data, app_id);
-        });
-        released
+        }
     }
 
     /// Writes the build down.
@@ -233,7 +257,7 @@ impl Attempt {
                 self.output.write(after).await;
                 Ok(())
             }
-            Origin::Archive(archive) => {
+            Origin::Archive(archive) | Origin::Slug(archive) => {
                 archive.fetch(&self.service.parts().fetcher, &workspace.source()).await
             }
         }
@@ -251,9 +275,13 @@ impl Attempt {
         let mut plan = workspace.plan(&self.app.build_stack, &self.app.name, buildpacks);
         plan.source_version = self.code.version.clone();
         plan.strip_leading_folder = matches!(origin, Origin::Archive(_));
+        plan.is_slug = matches!(origin, Origin::Slug(_));
         plan.request_id = self.actor.request_id.clone();
         plan.memory_bytes = Some(MEMORY_BYTES);
-        let vars = releases::app_config_vars(&self.service.parts().store, self.app.id).await?;
+        let vars = match plan.is_slug {
+            true => ConfigVars::new(),
+            false => releases::app_config_vars(&self.service.parts().store, self.app.id).await?,
+        };
         let settings = BuildSettings::load(&self.service.0.data).map_err(BuildError::Settings)?;
         let environment = environment(&settings, dyno.dyno_id);
         let volumes = workspace.volumes(&plan);
@@ -268,14 +296,16 @@ impl Attempt {
             _ => return Err(BuildError::NoResult(status)),
         };
         if result.outcome != BuildOutcome::Succeeded {
-            return Err(BuildError::Compile(result.outcome));
+            return Err(BuildError::Compile(result.outcome, result.error.unwrap_or_default()));
         }
         self.output.write("\n-----> Compressing...\n").await;
-        let (data, app_id, tree) = (self.service.0.data.clone(), self.app.id, workspace.app());
-        blocking(move || {
-            spares::take_back(&data, app_id, &tree).map_err(BuildError::io("take the spare tree out"))
-        })
-        .await?;
+        if !matches!(origin, Origin::Slug(_)) {
+            let (data, app_id, tree) = (self.service.0.data.clone(), self.app.id, workspace.app());
+            blocking(move || {
+                spares::take_back(&data, app_id, &tree).map_err(BuildError::io("take the spare tree out"))
+            })
+            .await?;
+        }
         let sealed = self.seal(workspace).await?;
         Ok(Built { result, sealed })
     }
@@ -306,7 +336,23 @@ impl Attempt {
         if let Some(warning) = text::large_slug(built.sealed.archive_bytes) {
             self.output.write(warning).await;
         }
-        let _held = self.service.0.slugs.lock().await;
+        let _held = self.promote(workspace, &built).await?;
+        crash_point::hit("release.before_commit");
+        let release = self.commit(&built).await?;
+        crash_point::hit("release.committed");
+        (self.service.parts().changed)(self.app.id);
+        self.service.0.collect.notify_one();
+        spares::keep_later(&self.service.0.data, self.app.id, &built.sealed.digest);
+        Ok(release)
+    }
+
+    /// Moves the tree to its digest, where nobody removes it until what this gives is dropped.
+    pub async fn promote(
+        &self,
+        workspace: &Workspace,
+        built: &Built,
+    ) -> Result<tokio::sync::MutexGuard<'_, ()>, BuildError> {
+        let held = self.service.0.slugs.lock().await;
         let (data, tree) = (self.service.0.data.clone(), workspace.app());
         let digest = built.sealed.digest.clone();
         let replaces = self.service.0.scrub.is_damaged(&digest);
@@ -318,13 +364,7 @@ impl Attempt {
         })
         .await?;
         self.service.0.scrub.note(&built.sealed.digest, false);
-        crash_point::hit("release.before_commit");
-        let release = self.commit(&built).await?;
-        crash_point::hit("release.committed");
-        (self.service.parts().changed)(self.app.id);
-        self.service.0.collect.notify_one();
-        spares::keep_later(&self.service.0.data, self.app.id, &built.sealed.digest);
-        Ok(release)
+        Ok(held)
     }
 
     /// The deploy's one transaction.
@@ -377,12 +417,13 @@ impl Attempt {
             size_bytes: i64::try_from(built.sealed.archive_bytes).unwrap_or(i64::MAX),
             process_types: process_types.map(|(name, command)| (name.clone(), command.clone())).collect(),
             buildpack_provided_description: result.description.clone(),
+            archive_sha256: None,
             deleted_at: None,
             created_at: now,
         }
     }
 
-    fn event(&self, kind: &'static str, log_message: Option<String>) -> NewEvent<'_> {
+    pub fn event(&self, kind: &'static str, log_message: Option<String>) -> NewEvent<'_> {
         NewEvent { app_id: Some(self.app.id), actor: &self.actor, kind, log_message }
     }
 

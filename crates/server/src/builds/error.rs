@@ -18,8 +18,9 @@ pub enum BuildError {
     Cancelled,
     #[error("it took longer than 15 minutes")]
     TimedOut,
+    /// With its reason in one line.
     #[error("the compiler said {0:?}")]
-    Compile(BuildOutcome),
+    Compile(BuildOutcome, String),
     #[error("it used more memory than a build dyno has")]
     OutOfMemory,
     #[error("the build dyno ended with status {0} and no result")]
@@ -94,7 +95,7 @@ impl BuildError {
         let say = |text: &str| format!(" !     {text}\n");
         match self {
             Self::Cancelled | Self::Archive(ArchiveError::Gone) => String::new(),
-            Self::Compile(outcome) if *outcome != BuildOutcome::Internal => String::new(),
+            Self::Compile(outcome, _) if *outcome != BuildOutcome::Internal => String::new(),
             Self::TimedOut => say("The build took longer than the limit of 15 minutes and was stopped."),
             Self::OutOfMemory => {
                 say("The build used more memory than a build dyno has (2.5 GB) and was stopped.")
@@ -126,7 +127,7 @@ impl BuildError {
             Self::NoResult(status) => {
                 say(&format!("The build ended early, with status {status}; the text above may say why."))
             }
-            Self::Compile(_) | Self::NotStarted(_) | Self::Runtime(_) | Self::Store(_) | Self::Io { .. } => {
+            Self::Compile(..) | Self::NotStarted(_) | Self::Runtime(_) | Self::Store(_) | Self::Io { .. } => {
                 say("The node could not build this app; its log says why. Nothing was changed.")
             }
         }
@@ -142,7 +143,7 @@ impl BuildError {
                 | Self::Io { .. }
                 | Self::Settings(_)
                 | Self::DiskFull
-        ) || matches!(self, Self::Compile(BuildOutcome::Internal))
+        ) || matches!(self, Self::Compile(BuildOutcome::Internal, _))
     }
 }
 

@@ -7,6 +7,7 @@
 //! deploy      the steps of one build, in order
 //! archive     builds of source archives, which go on by themselves
 //! uploads     source archives that clients upload
+//! slugs       slugs that clients upload, and their archives
 //! workspace   the build's folder          dyno      the build dyno
 //! seal        the tree made harmless      promote   the tree moved to slugs/<digest>
 //! output      the build's text            text      its words
@@ -34,6 +35,7 @@ mod repositories;
 pub mod scrub;
 pub mod seal;
 mod settings;
+pub mod slugs;
 mod spares;
 pub mod stream;
 pub mod text;
@@ -65,7 +67,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uploads::Uploads;
 
@@ -110,6 +112,8 @@ struct Inner {
     /// Held by a round of the collector.
     sweeping: tokio::sync::Mutex<()>,
     collect: Notify,
+    /// Slugs that are unpacked at a time: they count in no account's builds.
+    unpacking: Semaphore,
     packed: repositories::Packed,
     scrub: scrub::Scrub,
 }
@@ -134,6 +138,7 @@ impl Builds {
             slugs: tokio::sync::Mutex::default(),
             sweeping: tokio::sync::Mutex::default(),
             collect: Notify::new(),
+            unpacking: Semaphore::new(slugs::MAX_UNPACKING),
             packed: repositories::Packed::default(),
             scrub: scrub::Scrub::default(),
         }))

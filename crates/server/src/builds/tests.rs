@@ -4,6 +4,7 @@
 
 mod archives;
 mod garbage;
+mod uploaded_slugs;
 
 use super::*;
 use crate::node::Node;

@@ -1,7 +1,8 @@
 //! Source archives that clients upload before they have them built: `DIR/sources/<account-id>/<source-id>`.
 //!
 //! A client asks for a source and gets two links, one that takes the archive and one that gives it back. A link names one
-//! file of one account, is sealed with the node's key, and is good for an hour: whoever has it needs nothing else.
+//! file of one account, is sealed with the node's key, and is good for an hour: whoever has it needs nothing else. Slugs
+//! that clients upload ([`super::slugs`]) pass through here as well.
 //!
 //! Invariants:
 //! - A file has its name only when all of it has come; one that breaks off leaves nothing. A build that has begun keeps
@@ -43,6 +44,9 @@ const PARTIAL: &str = ".partial";
 pub enum Action {
     Put,
     Get,
+    /// Of a slug, whose id is in the place of the source's.
+    PutSlug,
+    GetSlug,
 }
 
 /// What a link says.
@@ -80,6 +84,8 @@ impl Action {
         match self {
             Self::Put => "source/put/1",
             Self::Get => "source/get/1",
+            Self::PutSlug => "slug/put/1",
+            Self::GetSlug => "slug/get/1",
         }
     }
 }
@@ -246,7 +252,9 @@ mod tests {
         let token = grant.seal(&key, Action::Put);
         assert_eq!(Grant::open(&key, Action::Put, id, &token, 99), Some(grant));
         assert_eq!(Grant::open(&key, Action::Put, id, &token, 100), None, "too old");
-        assert_eq!(Grant::open(&key, Action::Get, id, &token, 99), None, "for something else");
+        for action in [Action::Get, Action::PutSlug, Action::GetSlug] {
+            assert_eq!(Grant::open(&key, action, id, &token, 99), None, "for something else");
+        }
         assert_eq!(Grant::open(&key, Action::Put, SourceId(Uuid::from_u128(3)), &token, 99), None, "another");
         assert_eq!(Grant::open(&other, Action::Put, id, &token, 99), None, "another node's");
         assert_eq!(Grant::open(&key, Action::Put, id, "", 99), None);

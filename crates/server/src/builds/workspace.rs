@@ -153,6 +153,7 @@ impl Workspace {
             request_id: None,
             source_tar: PathBuf::from("/build/source.tar"),
             strip_leading_folder: false,
+            is_slug: false,
             build_dir: PathBuf::from(format!("/tmp/build_{short}")),
             cache_dir: PathBuf::from(CACHE_DIR),
             env_dir: PathBuf::from(ENV_DIR),

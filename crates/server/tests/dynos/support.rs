@@ -173,6 +173,7 @@ impl Bench {
             size_bytes: 1,
             process_types: process_types.clone(),
             buildpack_provided_description: None,
+            archive_sha256: None,
             deleted_at: None,
             created_at: now(),
         };

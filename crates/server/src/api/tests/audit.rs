@@ -88,6 +88,8 @@ const ROUTES: &[(&str, &str, &str, Leaves)] = &[
     ("POST", "/sources", "", Event("source.create")),
     ("POST", "/apps/{app}/sources", "", Event("source.create")),
     ("PUT", "/sources/{source}", "", Nothing("whoever got the link left the event")),
+    ("POST", "/apps/{app}/slugs", r#"{"process_types": {}}"#, Event("slug.create")),
+    ("PUT", "/slugs/{slug}", "", OnANode),
     ("POST", "/apps/{app}/builds", "", OnANode),
     ("DELETE", "/apps/{app}/builds/{build}", "", OnANode),
     ("PATCH", "/apps/{app}/features/{feature}", r#"{"enabled": true}"#, Event("app_feature.update")),

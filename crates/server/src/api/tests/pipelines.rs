@@ -46,6 +46,7 @@ async fn deploy(api: &Api, app: &str, digest: &str, with_command: bool) {
         size_bytes: 1,
         process_types: types.into_iter().collect(),
         buildpack_provided_description: None,
+        archive_sha256: None,
         deleted_at: None,
         created_at: 5,
     };

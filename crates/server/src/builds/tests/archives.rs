@@ -18,7 +18,7 @@ fn tarball(files: &[(&str, &str)]) -> Vec<u8> {
     tar.into_inner().and_then(GzEncoder::finish).expect("in memory")
 }
 
-fn checksum(bytes: &[u8]) -> String {
+pub(super) fn checksum(bytes: &[u8]) -> String {
     format!("SHA256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
@@ -32,7 +32,7 @@ async fn serve(archive: Vec<u8>) -> String {
 }
 
 impl Host {
-    async fn json(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn json(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         let (status, text) = self.send(method, path, &body.to_string()).await;
         (status, serde_json::from_str(&text).expect("JSON"))
     }

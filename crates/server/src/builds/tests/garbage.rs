@@ -30,6 +30,7 @@ async fn deploy(host: &Host, actor: &Actor, number: i64) -> String {
         size_bytes: SLUG_BYTES,
         process_types: [("web".to_owned(), "sleep 1".to_owned())].into(),
         buildpack_provided_description: None,
+        archive_sha256: None,
         deleted_at: None,
         // Long ago: age keeps none of them.
         created_at: number,
