@@ -74,7 +74,7 @@ async fn begin(
             "The app is being built, or a push to it is under way. Wait until that has ended, and try again.";
         BuildError::Refused(why.to_owned())
     })?;
-    if let Some(why) = service.why_disk_is_used_up(app.id).await {
+    if let Some(why) = service.why_disk_is_used_up(&app).await {
         return Err(BuildError::Refused(why));
     }
     let archive = Archive { place: Place::Upload(file), sha256: None };
