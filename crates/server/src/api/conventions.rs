@@ -11,12 +11,14 @@
 //! - `ETag`, `Last-Modified`, gzip: see [`super::representation`]. `Accept-Inclusion` and `Accept-Expansion` are ignored:
 //!   clients send them for add-ons only, and there is none to expand.
 //! - No `Access-Control-...`: no web page of another origin may read the API with somebody's credentials.
+//! - What changes something is handled to its end, though its client leaves: see [`super::to_the_end`].
 //! - A handler that panics is 500 in Heroku's shape, not a connection that breaks off.
 //!
 //! Source: <https://devcenter.heroku.com/articles/platform-api-reference#overview>.
 
 use crate::api::absent::not_here;
 use crate::api::representation::Asked;
+use crate::api::to_the_end;
 use crate::error::{ApiError, Cause};
 use crate::node::{Node, now_ms};
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
@@ -24,14 +26,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ferroku_core::account::Account;
 use ferroku_core::event::Actor;
-use futures::FutureExt;
 use http::header::{ACCEPT, IF_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use std::any::Any;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use uuid::Uuid;
@@ -99,8 +99,7 @@ pub async fn apply(mut request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
     let line = format!("{} {}", request.method(), request.uri().path());
     request.extensions_mut().insert(context.clone());
-    // Nothing of the request is used after a panic: it dies with the handler.
-    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    let mut response = match to_the_end::handle(request, next).await {
         Ok(response) => response,
         Err(panic) => {
             ApiError::internal(anyhow::anyhow!("the handler panicked: {}", text_of(&*panic))).into_response()

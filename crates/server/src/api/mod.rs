@@ -48,6 +48,7 @@ pub mod team_members;
 pub mod teams;
 #[cfg(test)]
 mod tests;
+pub mod to_the_end;
 
 use crate::api::routes::Routes;
 use crate::node::Node;

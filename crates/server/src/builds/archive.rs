@@ -59,20 +59,11 @@ impl Archive {
     }
 }
 
-/// Begins the build of an archive, which then goes on by itself; gives the build as it begins.
+/// Begins the build of an archive, which then goes on by itself; gives the build as it begins. Not to be dropped midway.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when the app is being built already or may not be built; the store failed. There is no build.
 pub async fn start(service: &Builds, request: ArchiveBuild) -> Result<Build, StoreError> {
-    // A task of its own: a client that leaves in between must not leave half a build behind.
-    let service = service.clone();
-    match tokio::spawn(async move { begin(&service, request).await }).await {
-        Ok(begun) => begun,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-async fn begin(service: &Builds, request: ArchiveBuild) -> Result<Build, StoreError> {
     let ArchiveBuild { app, actor, archive, buildpacks, version, source } = request;
     let slot = service.git().pushes.hold(app.id).ok_or_else(|| {
         let why =
