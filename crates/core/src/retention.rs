@@ -1,7 +1,7 @@
 //! What of builds is kept on the disk, and what goes: slugs, archives, caches, build folders, texts of builds.
 //!
 //! In: what rows and folders say. Out: the slugs to be marked as deleted, and the entries of folders to be removed. The
-//! server's collector does it (`server/src/builds/collect.rs`).
+//! server's collector does it (`server/src/builds/garbage.rs`).
 //!
 //! Invariants, held by the property test below: what is current, what a dyno, a build or a pending release still needs
 //! is never in the answer; carried out bit by bit, however often it is cut off, it comes to an end after which
@@ -115,7 +115,7 @@ pub fn expired_texts(
 /// Folders of the data folder whose entries are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// Trees, by digest.
+    /// Trees, by digest; `<digest>.aside-...` are damaged ones that dynos may still have mounted.
     Slugs,
     /// Archives, `<digest>.tar.zst`.
     Archives,
@@ -181,8 +181,8 @@ impl Needs {
         let build = name.parse::<BuildId>().ok();
         let runs = build.is_some_and(|id| self.running.contains_key(&id));
         match place {
-            Place::Slugs => !self.digests.contains(name),
-            Place::Archives => !digest(name),
+            // `<digest>.aside-...` and `<digest>.tar.zst` go with their digest.
+            Place::Slugs | Place::Archives => !digest(name),
             Place::Builds | Place::BuildSecrets => !runs,
             Place::BuildTexts => !runs && !build.is_some_and(|id| self.texts.contains(&id)),
             Place::Caches | Place::Spares => !self.needs_cache(moment, name),
@@ -288,6 +288,16 @@ mod tests {
                 place != Place::Repositories,
                 "{place:?}"
             );
+        }
+        let needs = Needs { digests: ["abc".to_owned()].into(), ..needs };
+        for (place, name, goes) in [
+            (Place::Slugs, "abc", false),
+            (Place::Slugs, "abc.aside-1", false),
+            (Place::Archives, "abc.tar.zst", false),
+            (Place::Slugs, "abd", true),
+            (Place::Slugs, "abd.aside-1", true),
+        ] {
+            assert_eq!(needs.is_garbage(moment, place, name), goes, "{name}");
         }
         assert!(!needs.is_garbage(moment, Place::Repositories, &format!("{app}.git")));
         assert!(needs.is_garbage(moment, Place::Repositories, &format!("{}.git", Uuid::from_u128(8))));

@@ -357,10 +357,11 @@ impl Attempt {
         let digest = built.sealed.digest.clone();
         let replaces = self.service.0.scrub.is_damaged(&digest);
         blocking(move || {
-            if replaces {
-                promote::put_aside(&data, &digest).map_err(BuildError::io("take the damaged slug away"))?;
-            }
-            promote::promote(&data, &tree, &digest).map_err(BuildError::io("move the slug to its place"))
+            let moved = match replaces {
+                true => promote::replace(&data, &tree, &digest),
+                false => promote::promote(&data, &tree, &digest),
+            };
+            moved.map_err(BuildError::io("move the slug to its place"))
         })
         .await?;
         self.service.0.scrub.note(&built.sealed.digest, false);

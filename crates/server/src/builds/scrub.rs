@@ -4,6 +4,8 @@
 //! in the log of each app that has it: which release, where it lies, what to do. An archive is packed anew by itself; a
 //! tree is replaced when its commit is pushed again ([`Scrub::is_damaged`]).
 //!
+//! Invariants: reading changes nothing; damage is what was seen twice, in the tree that is still in its place.
+//!
 //! At a dyno's start it would cost more than the start itself (0.1 s for a small app's 8,000 files, where a dyno starts in
 //! 0.03 s), so it is a task of the collector's: one thread of the lowest priority, some seconds each round.
 
@@ -19,6 +21,7 @@ use ferroku_store::{StoreError, jobs, releases, slugs, write};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,16 +90,22 @@ pub async fn scrub(service: &Builds) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What is wrong with a tree.
+#[derive(Debug)]
+pub(super) struct Damage {
+    /// Which folder it was, by device and inode; none when there was none.
+    folder: Option<(u64, u64)>,
+    why: String,
+}
+
 /// Reads one slug's tree and archive.
 pub(super) async fn check(service: &Builds, digest: &str) -> Result<(), StoreError> {
     let (tree, archive) = (slugs_folder(&service.0.data).join(digest), archive_path(&service.0.data, digest));
     let (read, wanted) = (tree.clone(), digest.to_owned());
-    let found = tokio::task::spawn_blocking(move || why_damaged(&read, &wanted)).await;
-    let why = found.unwrap_or_else(|error| Some(error.to_string()));
-    service.0.scrub.note(digest, why.is_some());
-    if let Some(why) = why {
-        let advice = "Push its commit again: that replaces it. Or roll back to another release.";
-        report(service, digest, &tree, &why, advice).await?;
+    match tokio::task::spawn_blocking(move || damage(&read, &wanted)).await {
+        Ok(None) => service.0.scrub.note(digest, false),
+        Ok(Some(found)) => believe(service, digest, &tree, found).await?,
+        Err(error) => tracing::error!("reading slug {digest} again failed: {error}"),
     }
     let read = archive.clone();
     let found = tokio::task::spawn_blocking(move || read_archive(&read)).await;
@@ -105,6 +114,39 @@ pub(super) async fn check(service: &Builds, digest: &str) -> Result<(), StoreErr
         pack_anew(service, digest, archive).await?;
     }
     Ok(())
+}
+
+/// Notes and tells damage, unless the tree was replaced or removed since it was read.
+pub(super) async fn believe(
+    service: &Builds,
+    digest: &str,
+    tree: &Path,
+    damage: Damage,
+) -> Result<(), StoreError> {
+    let held = service.0.slugs.lock().await;
+    if folder_at(tree) != damage.folder || slugs::by_digest(&service.parts().store, digest).await?.is_empty()
+    {
+        return Ok(());
+    }
+    service.0.scrub.note(digest, true);
+    drop(held);
+    let advice = "Push its commit again: that replaces it. Or roll back to another release.";
+    report(service, digest, tree, &damage.why, advice).await
+}
+
+/// The damage of a tree, if there is any. Blocks.
+pub(super) fn damage(tree: &Path, digest: &str) -> Option<Damage> {
+    let folder = folder_at(tree);
+    seen_twice(|| why_damaged(tree, digest)).map(|why| Damage { folder, why })
+}
+
+/// What is there when it is looked at again: a process short of memory or descriptors, or a disk, may fail once.
+fn seen_twice(mut look: impl FnMut() -> Option<String>) -> Option<String> {
+    look().and_then(|_| look())
+}
+
+fn folder_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|folder| (folder.dev(), folder.ino()))
 }
 
 /// What is wrong with a tree, if anything.
@@ -166,4 +208,20 @@ async fn releases_of(service: &Builds, slug: &Slug) -> Result<String, StoreError
         .map(|release| format!("v{}", release.version))
         .collect();
     Ok(if versions.is_empty() { "no release yet".to_owned() } else { versions.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_once_is_no_damage() {
+        for (looks, is_damaged) in
+            [([None, None], false), ([Some("x"), None], false), ([Some("x"), Some("y")], true)]
+        {
+            let mut looks = looks.into_iter();
+            let seen = seen_twice(|| looks.next().expect("twice at most").map(str::to_owned));
+            assert_eq!(seen.is_some(), is_damaged);
+        }
+    }
 }

@@ -45,6 +45,8 @@ const MAX_NAMED: usize = 5;
 const MAX_TREE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Sum of the lengths of all paths and link targets, in bytes: they are held in memory together.
 const MAX_PATHS_BYTES: usize = 128 * 1024 * 1024;
+/// Longest path below the tree's root, in bytes: Linux takes 4,095 in all, and the app's folder comes before it.
+const MAX_PATH_BYTES: usize = 4_000;
 /// A sample of this size, in bytes, is compressed at once instead of growing with its file.
 const MAX_PENDING_BYTES: usize = 1024 * 1024;
 
@@ -57,8 +59,12 @@ pub enum SealError {
     TooLarge,
     #[error("the slug's paths are more than {} MB long in all", MAX_PATHS_BYTES >> 20)]
     PathsTooLong,
+    #[error("a path in the slug has more than {MAX_PATH_BYTES} bytes; it begins with {}", begin.display())]
+    PathTooLong { begin: PathBuf },
     #[error("folders are nested more than {MAX_DEPTH} deep in the slug, at {}", path.display())]
     TooDeep { path: PathBuf },
+    #[error("{} in the slug is no file, folder or link", path.display())]
+    Special { path: PathBuf },
     #[error("something else is mounted in the slug, at {}", path.display())]
     Mount { path: PathBuf },
     #[error("cannot {action} {} of the slug", path.display())]
@@ -94,6 +100,7 @@ struct Entry {
 }
 
 struct Walk {
+    purpose: Purpose,
     device: u64,
     entries: Vec<Entry>,
     removed: Vec<PathBuf>,
@@ -126,18 +133,27 @@ fn to_path(path: &CStr) -> PathBuf {
 /// # Errors
 /// The tree breaks a limit, or cannot be read or changed.
 pub fn seal(root: &Path) -> Result<Sealed, SealError> {
-    seal_by(root, std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8), false)
+    seal_by(root, std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8), Purpose::Seal)
 }
 
-/// The digest of a tree that was sealed already, without haste: one thread of the lowest priority. Blocks.
+/// The digest of a tree that was sealed already, without haste and without changing it: one thread of the lowest priority.
+/// Blocks.
 ///
 /// # Errors
 /// As [`seal`].
 pub fn digest_again(root: &Path) -> Result<String, SealError> {
-    seal_by(root, 1, true).map(|sealed| sealed.digest)
+    seal_by(root, 1, Purpose::Reread).map(|sealed| sealed.digest)
 }
 
-fn seal_by(root: &Path, workers: usize, is_idle: bool) -> Result<Sealed, SealError> {
+/// What a tree is walked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Seal,
+    /// Nothing may be changed: it is a slug that runs.
+    Reread,
+}
+
+fn seal_by(root: &Path, workers: usize, purpose: Purpose) -> Result<Sealed, SealError> {
     let top = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(|source| SealError::Io {
         action: "open",
@@ -146,6 +162,7 @@ fn seal_by(root: &Path, workers: usize, is_idle: bool) -> Result<Sealed, SealErr
     })?;
     let status = rustix::fs::fstat(&top).map_err(io("read", c"."))?;
     let mut walk = Walk {
+        purpose,
         device: status.st_dev,
         entries: Vec::new(),
         removed: Vec::new(),
@@ -153,11 +170,13 @@ fn seal_by(root: &Path, workers: usize, is_idle: bool) -> Result<Sealed, SealErr
         bytes: 0,
         paths_bytes: 0,
     };
-    normalise(top.as_fd(), &status, c".")?;
+    purpose.normalise(top.as_fd(), &status, c".")?;
     walk_folder(&mut walk, top.as_fd(), &[], 0)?;
-    break_outside_links(top.as_fd(), &mut walk.entries)?;
+    if purpose == Purpose::Seal {
+        break_outside_links(top.as_fd(), &mut walk.entries)?;
+    }
     walk.entries.sort_unstable_by(|left, right| left.path.as_bytes().cmp(right.path.as_bytes()));
-    let (digests, sample) = hash_files(top.as_fd(), &walk.entries, workers, is_idle)?;
+    let (digests, sample) = hash_files(top.as_fd(), &walk.entries, workers, purpose)?;
     let tree_bytes = tree_bytes(&walk.entries);
     Ok(Sealed {
         digest: combine(&walk.entries, &digests),
@@ -191,6 +210,10 @@ fn walk_folder(
             continue;
         }
         let path = at(name.to_bytes());
+        if path.as_bytes().len() > MAX_PATH_BYTES {
+            let begin = OsStr::from_bytes(&path.as_bytes()[..100]).into();
+            return Err(SealError::PathTooLong { begin });
+        }
         if walk.entries.len() == MAX_ENTRIES {
             return Err(SealError::TooManyEntries);
         }
@@ -207,7 +230,7 @@ fn walk_folder(
         let kind = match FileType::from_raw_mode(status.st_mode) {
             FileType::Directory => {
                 let child = open_below(folder, name, OFlags::DIRECTORY).map_err(io("open", &path))?;
-                normalise(child.as_fd(), &status, &path)?;
+                walk.purpose.normalise(child.as_fd(), &status, &path)?;
                 walk.entries.push(Entry { path: path.clone(), mode, kind: Kind::Folder });
                 let mut below = path.into_bytes();
                 below.push(b'/');
@@ -223,11 +246,15 @@ fn walk_folder(
                 Kind::File { size, links: status.st_nlink, inode: (status.st_dev, status.st_ino) }
             }
             FileType::Symlink => {
-                own_link(folder, name, &status).map_err(io("give an owner to", &path))?;
+                if walk.purpose == Purpose::Seal {
+                    own_link(folder, name, &status).map_err(io("give an owner to", &path))?;
+                }
                 let target =
                     rustix::fs::readlinkat(folder, name, Vec::new()).map_err(io("read the link", &path))?;
                 Kind::Link { target: target.into_bytes() }
             }
+            // None is in a sealed tree.
+            _ if walk.purpose == Purpose::Reread => return Err(SealError::Special { path: to_path(&path) }),
             _ => {
                 rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(io("remove", &path))?;
                 walk.removed_count += 1;
@@ -250,6 +277,12 @@ fn open_below(folder: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<Owne
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
     )
+}
+
+impl Purpose {
+    fn normalise(self, file: BorrowedFd<'_>, status: &Stat, path: &CStr) -> Result<(), SealError> {
+        if self == Self::Seal { normalise(file, status, path) } else { Ok(()) }
+    }
 }
 
 /// The canonical owner, no setuid, setgid or sticky bit, no extended attributes.
@@ -348,12 +381,12 @@ fn hash_files(
     top: BorrowedFd<'_>,
     entries: &[Entry],
     workers: usize,
-    is_idle: bool,
+    purpose: Purpose,
 ) -> Result<(Vec<FileDigest>, Sample), SealError> {
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<SealError>> = Mutex::new(None);
     let work = || {
-        if is_idle {
+        if purpose == Purpose::Reread {
             // This thread's alone, on Linux. One that is not nice hashes as well.
             let _ = rustix::process::setpriority_process(None, 19);
         }
@@ -369,8 +402,8 @@ fn hash_files(
             }
             sample.compress();
             for (index, entry) in entries.iter().enumerate().skip(start).take(32) {
-                let Kind::File { size, .. } = entry.kind else { continue };
-                match hash_file(top, entry, size, &mut buffer, &mut sample) {
+                let Kind::File { .. } = entry.kind else { continue };
+                match hash_file(top, entry, purpose, &mut buffer, &mut sample) {
                     Ok(digest) => done.push((index, digest)),
                     Err(error) => {
                         if let Ok(mut failure) = failure.lock() {
@@ -404,13 +437,14 @@ fn hash_files(
 fn hash_file(
     top: BorrowedFd<'_>,
     entry: &Entry,
-    size: u64,
+    purpose: Purpose,
     buffer: &mut [u8],
     sample: &mut Sample,
 ) -> Result<FileDigest, SealError> {
     let file = open_below(top, &entry.path, OFlags::empty()).map_err(io("open", &entry.path))?;
     let status = rustix::fs::fstat(&file).map_err(io("read", &entry.path))?;
-    normalise(file.as_fd(), &status, &entry.path)?;
+    let size = status.st_size.cast_unsigned();
+    purpose.normalise(file.as_fd(), &status, &entry.path)?;
     let mut hasher = Sha256::new();
     let mut chunk: u64 = 0;
     loop {
@@ -591,6 +625,41 @@ mod tests {
             let sealed = seal(Path::new(&root)).expect("sealed");
             eprintln!("{:?} {sealed:?}", started.elapsed());
         }
+    }
+
+    #[test]
+    fn reading_again_gives_the_same_digest_and_changes_nothing() {
+        let folder = tree();
+        let sealed = seal(folder.path()).expect("sealed");
+        // A backup by hard links, and an owner that somebody changed.
+        let backup = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("Procfile");
+        std::fs::hard_link(&file, backup.path().join("Procfile")).expect("one file system");
+        std::os::unix::fs::chown(folder.path().join("bin"), Some(7), Some(7)).expect("root");
+        std::os::unix::fs::lchown(folder.path().join("web"), Some(7), Some(7)).expect("root");
+        let inode = std::fs::metadata(&file).expect("there").ino();
+        assert_eq!(digest_again(folder.path()).expect("read"), sealed.digest);
+        let after = std::fs::metadata(&file).expect("there");
+        assert_eq!((after.ino(), after.nlink()), (inode, 2));
+        for name in ["bin", "web"] {
+            let status = std::fs::symlink_metadata(folder.path().join(name)).expect("there");
+            assert_eq!(status.uid(), 7, "{name}");
+        }
+        std::os::unix::net::UnixListener::bind(folder.path().join("socket")).expect("bound");
+        assert!(matches!(digest_again(folder.path()), Err(SealError::Special { .. })));
+        assert!(folder.path().join("socket").exists());
+    }
+
+    #[test]
+    fn a_path_that_no_program_could_open_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut at = std::fs::File::open(folder.path()).expect("there");
+        for _ in 0..17 {
+            let name = "d".repeat(250);
+            rustix::fs::mkdirat(&at, &name, Mode::RWXU).expect("made");
+            at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).expect("there").into();
+        }
+        assert!(matches!(seal(folder.path()), Err(SealError::PathTooLong { .. })));
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Host {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    fn entries(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.data().join(folder)).expect("there");
+        entries.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn is_there(&self, path: &str) -> bool {
         self.data().join(path).exists()
     }
@@ -229,6 +234,29 @@ async fn one_byte_that_the_disk_lost_is_found_named_and_mended() {
     assert_eq!(std::fs::read(&file).expect("there"), b"0123456789", "the same commit again replaces it");
     scrub::check(&host.node.builds, &digest).await.expect("read");
     assert!(!host.node.builds.0.scrub.is_damaged(&digest));
+    host.node.builds.collect_garbage().await.expect("collected");
+    let aside = host.entries("slugs").into_iter().filter(|name| name.contains(".aside-"));
+    assert_eq!(aside.collect::<Vec<_>>().len(), 1, "dynos that run have the damaged one mounted");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_a_tree_that_was_replaced_meanwhile_is_nobodys() {
+    let host = host().await;
+    let actor = owner(&host).await;
+    let digest = deploy(&host, &actor, 1).await;
+    let scrub = &host.node.builds.0.scrub;
+    let tree = host.data().join("slugs").join(&digest);
+    // No build made it: its digest is another one.
+    let found = scrub::damage(&tree, &digest).expect("damaged");
+    let next = host.data().join("slugs/next");
+    std::fs::create_dir(&next).expect("new");
+    promote::replace(&host.data(), &next, &digest).expect("replaced");
+    scrub::believe(&host.node.builds, &digest, &tree, found).await.expect("looked");
+    assert!(!scrub.is_damaged(&digest));
+    let found = scrub::damage(&tree, &digest).expect("damaged");
+    scrub::believe(&host.node.builds, &digest, &tree, found).await.expect("looked");
+    assert!(scrub.is_damaged(&digest));
     host.close().await;
 }
 
