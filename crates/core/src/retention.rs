@@ -29,6 +29,8 @@ pub const KEEP_CACHES_MS: Millis = 30 * DAY_MS;
 pub const KEEP_CACHES_SCARCE_MS: Millis = DAY_MS;
 /// Texts of an app's newest builds stay, however old; others for [`KEEP_FOR_MS`].
 pub const KEEP_TEXTS: usize = 20;
+/// Texts of an app beyond this number go, however young: at 10 MB each, 2 GB an app.
+pub const MAX_TEXTS: usize = 200;
 
 /// What the admin chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +105,13 @@ pub fn expired_texts(
 ) -> Vec<BuildId> {
     let mut newest: Vec<_> = builds.iter().collect();
     newest.sort_by_key(|(id, at, _)| std::cmp::Reverse((*at, id.0)));
-    let old = |at: Millis| moment.now - at >= retention.age_ms;
+    let old = |at: Millis| moment.is_scarce || moment.now - at >= retention.age_ms;
     newest
         .iter()
+        .enumerate()
         .skip(KEEP_TEXTS)
-        .filter(|(_, at, under_way)| !under_way && old(*at))
-        .map(|(id, ..)| *id)
+        .filter(|(place, (_, at, under_way))| !under_way && (old(*at) || *place >= MAX_TEXTS))
+        .map(|(_, (id, ..))| *id)
         .collect()
 }
 
@@ -273,8 +276,14 @@ mod tests {
         let gone: Vec<u128> =
             expired_texts(Retention::default(), moment, &builds).iter().map(|id| id.0.as_u128()).collect();
         assert_eq!(gone, [5, 4, 3, 1]);
-        let moment = Moment { now: DAY_MS, is_scarce: true };
-        assert!(expired_texts(Retention::default(), moment, &builds).is_empty());
+        let young = Moment { now: DAY_MS, is_scarce: false };
+        assert!(expired_texts(Retention::default(), young, &builds).is_empty());
+        let scarce = Moment { is_scarce: true, ..young };
+        assert_eq!(expired_texts(Retention::default(), scarce, &builds).len(), 4, "number alone keeps them");
+        let many: Vec<(BuildId, Millis, bool)> =
+            (1..=203).map(|n| (BuildId(Uuid::from_u128(n)), n as Millis, n == 2)).collect();
+        let gone = expired_texts(Retention::default(), young, &many);
+        assert_eq!(gone.iter().map(|id| id.0.as_u128()).collect::<Vec<_>>(), [3, 1], "two hundred at most");
     }
 
     #[test]
