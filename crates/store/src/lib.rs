@@ -137,8 +137,8 @@ impl Store {
         };
         let (read, write) = match engine {
             Engine::Sqlite => {
-                let write = sqlite::pool(url, 1, LOCK_WAIT).await?;
-                (sqlite::pool(url, READ_CONNECTIONS, LOCK_WAIT).await?, write)
+                let write = sqlite::pool(url, sqlite::Access::Write, 1, LOCK_WAIT).await?;
+                (sqlite::pool(url, sqlite::Access::Read, READ_CONNECTIONS, LOCK_WAIT).await?, write)
             }
             Engine::Postgres => {
                 let pool = AnyPoolOptions::new()

@@ -7,8 +7,21 @@ use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::time::Duration;
 
+/// What a pool's connections may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// A statement that writes is refused: it would be in no transaction of `write!`, and nothing would count it.
+    Read,
+    Write,
+}
+
 /// A pool on the file in `url`, which is made when it does not exist.
-pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Result<AnyPool> {
+pub(crate) async fn pool(
+    url: &str,
+    access: Access,
+    connections: u32,
+    lock_wait: Duration,
+) -> Result<AnyPool> {
     let separator = if url.contains('?') { '&' } else { '?' };
     keep_private(url).map_err(|source| StoreError::Open { url: url.to_owned(), source: source.into() })?;
     let create_url = format!("{url}{separator}mode=rwc");
@@ -18,7 +31,7 @@ pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Re
         // A file does not go away; asking would double the time of every query.
         .test_before_acquire(false)
         .before_acquire(crate::keep_if_idle)
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection
                     .execute(
@@ -26,6 +39,9 @@ pub(crate) async fn pool(url: &str, connections: u32, lock_wait: Duration) -> Re
                          PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 15000;",
                     )
                     .await?;
+                if access == Access::Read {
+                    connection.execute("PRAGMA query_only = ON;").await?;
+                }
                 Ok(())
             })
         })

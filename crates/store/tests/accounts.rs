@@ -10,7 +10,7 @@ use ferroku_store::oauth_authorizations::NewAuthorization;
 use ferroku_store::{
     Result, Store, StoreError, accounts, events, node_settings, oauth_authorizations, sqlx, write,
 };
-use support::{account, each_database, key};
+use support::{account, each_database, execute, key};
 use uuid::Uuid;
 
 async fn authorize(store: &Store, account_id: AccountId, hash: &str, expires_at: Option<i64>) -> Result<()> {
@@ -140,15 +140,22 @@ async fn a_schema_newer_than_the_program_is_refused_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     let url = format!("sqlite://{}/test.sqlite", folder.path().display());
     let store = Store::open(&url, key()).await.expect("made");
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (999, 'from the future', TRUE, x'00', 0)",
-    )
-    .execute(store.reader())
-    .await
-    .expect("written");
+    let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+               VALUES (999, 'from the future', TRUE, x'00', 0)";
+    execute(&store, sql.to_owned()).await;
     store.close().await;
     let error = Store::open(&url, key()).await.err().expect("refused");
     assert!(matches!(error, StoreError::SchemaTooNew { found: 999, known: 1..999 }), "{error}");
     assert!(error.to_string().contains("start the newer ferrokud"), "{error}");
+}
+
+#[tokio::test]
+async fn what_reads_a_sqlite_file_cannot_write_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}/test.sqlite", folder.path().display());
+    let store = Store::open(&url, key()).await.expect("made");
+    account(&store, "me@example.com").await;
+    let error = sqlx::query("DELETE FROM account").execute(store.reader()).await.expect_err("refused");
+    assert!(error.to_string().contains("readonly"), "{error}");
+    assert_eq!(accounts::emails(&store).await.expect("read").len(), 1);
 }

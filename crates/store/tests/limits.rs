@@ -5,9 +5,8 @@ mod support;
 use ferroku_core::limits::Trust;
 use ferroku_core::slug::ProcessTypes;
 use ferroku_core::{AccountId, AppId};
-use ferroku_store::{Result, Store, StoreError, formations, limits, sqlx, write};
-use sqlx::{AssertSqlSafe, Executor};
-use support::{account, app, each_database};
+use ferroku_store::{Result, Store, StoreError, formations, limits, write};
+use support::{account, app, each_database, execute};
 
 async fn usage(store: &Store, account_id: AccountId) -> ferroku_core::limits::Usage {
     let mut connection = store.reader().acquire().await.expect("a connection");
@@ -23,11 +22,6 @@ async fn form(store: &Store, app_id: AppId) {
     made.expect("a formation");
 }
 
-async fn run(store: &Store, sql: String) {
-    let mut connection = store.reader().acquire().await.expect("a connection");
-    connection.execute(AssertSqlSafe(sql)).await.expect("done");
-}
-
 #[tokio::test]
 async fn an_accounts_apps_dynos_and_disk_are_summed_and_nobody_elses() {
     each_database(|store| async move {
@@ -40,9 +34,9 @@ async fn an_accounts_apps_dynos_and_disk_are_summed_and_nobody_elses() {
         let before = usage(&store, ada.account_id).await;
         assert_eq!((before.apps, before.dynos, before.memory_bytes), (1, 1, 512 << 20));
         assert!(before.disk_bytes > 0, "its first config snapshot");
-        run(&store, format!("UPDATE app SET repo_size_bytes = 1000 WHERE id = '{}'", one.id)).await;
+        execute(&store, format!("UPDATE app SET repo_size_bytes = 1000 WHERE id = '{}'", one.id)).await;
         for (number, deleted) in [(1, "NULL"), (2, "5")] {
-            run(
+            execute(
                 &store,
                 format!(
                     "INSERT INTO slug (id, app_id, digest, stack, size_bytes, process_types, deleted_at, created_at) \
@@ -58,7 +52,7 @@ async fn an_accounts_apps_dynos_and_disk_are_summed_and_nobody_elses() {
         let crowded = async || limits::crowded_accounts(&store).await.expect("read");
         assert!(crowded().await.is_empty());
         let four_gb = format!("UPDATE slug SET size_bytes = 4294967296 WHERE app_id = '{}'", one.id);
-        run(&store, four_gb).await;
+        execute(&store, four_gb).await;
         assert_eq!(crowded().await, [ada.account_id].into(), "from 80 % on");
         limits::set_trust(&store, ada.account_id, Trust::Trusted, &ada, 5).await.expect("set");
         assert!(crowded().await.is_empty(), "of what the account may have");
@@ -76,7 +70,7 @@ async fn builds_at_a_time_and_disk_are_the_owners_and_trust_is_noted() {
             limits::check_build(&mut connection, ada.account_id).await
         };
         check().await.expect("the first");
-        run(
+        execute(
             &store,
             format!(
                 "INSERT INTO build (id, app_id, account_id, status, stack, buildpacks, created_at, updated_at) \
@@ -88,7 +82,7 @@ async fn builds_at_a_time_and_disk_are_the_owners_and_trust_is_noted() {
         assert!(matches!(check().await, Err(StoreError::Refused(why)) if why.contains("1 builds")));
         limits::set_trust(&store, ada.account_id, Trust::Trusted, &ada, 5).await.expect("set");
         check().await.expect("a trusted account may have more");
-        run(&store, format!("UPDATE app SET repo_size_bytes = 107374182400 WHERE id = '{}'", one.id)).await;
+        execute(&store, format!("UPDATE app SET repo_size_bytes = 107374182400 WHERE id = '{}'", one.id)).await;
         let mut connection = store.reader().acquire().await.expect("a connection");
         let full = limits::check_disk(&mut connection, one.id).await;
         assert!(matches!(full, Err(StoreError::Refused(why)) if why.contains("disk space")));

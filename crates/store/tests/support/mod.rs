@@ -70,6 +70,18 @@ pub async fn app(store: &Store, name: &str, actor: &Actor) -> App {
     apps::create(store, &new, actor, 1000).await.expect("an app")
 }
 
+/// Runs a statement past the store's functions, as only tests do.
+pub async fn execute(store: &Store, sql: String) {
+    let done: Result<()> = async {
+        write!(store, tx => {
+            sqlx::query(AssertSqlSafe(sql.clone())).execute(&mut *tx).await.expect("a statement");
+            Ok(())
+        })
+    }
+    .await;
+    done.expect("written");
+}
+
 async fn new_database(server: &str) -> String {
     sqlx::any::install_default_drivers();
     let name = format!("ferroku_test_{}", Uuid::new_v4().simple());
