@@ -8,8 +8,8 @@
 //! Two kinds of [`Buildpack`]: built in ([`nodejs`], [`golang`], [`python`], [`static_site`], [`procfile_only`]) and third-party ones that follow Heroku's
 //! classic contract ([`classic`]: bin/detect, bin/compile, bin/release).
 //!
-//! Invariants: nothing here trusts the source tree more than the build dyno does that it runs in; [`spare`] is the one
-//! module that the node itself calls, outside of any dyno, on trees that apps have written, and it follows no link.
+//! Invariants: nothing here trusts the source tree more than the build dyno does that it runs in; [`spare`] and
+//! [`remove`] are what the node itself calls, outside of any dyno, on trees that apps have written; they follow no link.
 //! Source: devcenter "Buildpack API", "Slug Compiler", "Procfile".
 
 pub mod classic;
@@ -24,6 +24,7 @@ pub mod output;
 pub mod procfile_only;
 pub mod python;
 pub mod registry;
+pub mod remove;
 pub mod slugignore;
 pub mod source;
 pub mod spare;

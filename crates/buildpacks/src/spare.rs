@@ -21,6 +21,7 @@
 //! in them is followed; a spare tree shares no inode with a slug, because a build may write into it and a slug never
 //! changes; `spare_dir` (one an app, on the file system of the build folders) is not visible inside any dyno.
 
+use crate::remove::remove_tree;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timestamps};
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
@@ -69,14 +70,9 @@ pub fn place(spare_dir: &Path, build_dir: &Path) -> io::Result<bool> {
 /// It could be neither moved back nor deleted.
 pub fn take_back(spare_dir: &Path, build_dir: &Path) -> io::Result<()> {
     let placed = build_dir.join(PLACED);
-    let Ok(metadata) = fs::symlink_metadata(&placed) else { return Ok(()) };
-    if !metadata.is_dir() {
-        return fs::remove_file(placed);
-    }
-    match fs::create_dir_all(spare_dir).and_then(|()| fs::rename(&placed, spare_dir.join("tree"))) {
-        Ok(()) => Ok(()),
-        Err(_) => fs::remove_dir_all(placed),
-    }
+    let is_folder = fs::symlink_metadata(&placed).is_ok_and(|metadata| metadata.is_dir());
+    let keep = || fs::create_dir_all(spare_dir).and_then(|()| fs::rename(&placed, spare_dir.join("tree")));
+    if is_folder && keep().is_ok() { Ok(()) } else { remove(&placed) }
 }
 
 /// After a release, in the background: copies the dependency trees of the slug at `slug_dir` to `spare_dir`, with
@@ -138,15 +134,7 @@ fn open_below(root: &Path, place: &[&str]) -> io::Result<Option<OwnedFd>> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    remove_tree(path, None).map(drop)
 }
 
 fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
@@ -298,6 +286,18 @@ mod tests {
         assert!(!keep(&slug, &spare).expect("a link is no folder"));
         symlink(&outside, build.join(PLACED)).expect("link");
         take_back(&spare, &build).expect("removes the link");
+        take_back(&spare, &build).expect("nothing to do");
         assert!(!build.join(PLACED).exists() && outside.join("python").exists());
+    }
+    #[test]
+    fn a_tree_that_cannot_be_kept_goes() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (spare, build) = (folder.path().join("spare"), folder.path().join("b"));
+        let placed = build.join(PLACED);
+        fs::create_dir_all(placed.join("sub")).expect("mkdir");
+        // In the way of the folder.
+        fs::write(&spare, "").expect("write");
+        take_back(&spare, &build).expect("removed");
+        assert!(!placed.exists() && build.exists());
     }
 }

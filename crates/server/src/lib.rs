@@ -31,7 +31,6 @@ pub mod people;
 pub mod process_secrets;
 pub mod rate_limit;
 pub mod release_output;
-pub mod remove;
 pub mod rendezvous;
 pub mod router_link;
 pub mod router_main;

@@ -12,7 +12,7 @@
 //! by mistake: both carry one random mark.
 
 use super::deploy::ARCHIVE_JOB;
-use super::garbage::{self, Extent};
+use super::garbage;
 use super::promote::slugs_folder;
 use super::{Builds, repositories, scrub};
 use crate::crash_point;
@@ -101,9 +101,12 @@ pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     archive(service).await?;
     let uploads = service.uploads();
     let before = SystemTime::now() - super::uploads::LIFETIME;
-    tokio::task::spawn_blocking(move || uploads.remove_old(before, false)).await??;
+    let removed = tokio::task::spawn_blocking(move || uploads.remove_old(before, false)).await?;
+    if let Err(error) = removed {
+        tracing::warn!("cannot remove old uploads: {error}");
+    }
     slug_uploads::remove_old(&service.parts().store, now_ms() - KEEP_NEW_MS).await?;
-    let freed = garbage::sweep(service, Extent::Everything).await?;
+    let freed = garbage::sweep(service).await?;
     garbage::log(&freed);
     repositories::pack(service).await;
     scrub::scrub(service).await?;

@@ -17,7 +17,7 @@ use super::collect::belongs;
 use crate::crash_point;
 use crate::disk;
 use crate::node::now_ms;
-use crate::remove::remove_tree;
+use ferroku_buildpacks::remove::remove_tree;
 use ferroku_core::retention::{KEEP_UNRELEASED, Moment, Needs, Place, Retention, expired_texts};
 use ferroku_core::{AccountId, AppId, BuildId, SlugId};
 use ferroku_store::{StoreError, builds, limits, slugs};
@@ -66,31 +66,21 @@ impl Freed {
     }
 }
 
-/// Whether a round also marks slugs, or removes only what no row needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    Everything,
-    WithoutRow,
-}
-
 /// One round. Nothing happens where store and data folder do not belong together.
 ///
 /// # Errors
 /// The store or the disk failed; the next round goes on.
-pub async fn sweep(service: &Builds, extent: Extent) -> anyhow::Result<Freed> {
+pub async fn sweep(service: &Builds) -> anyhow::Result<Freed> {
     let _alone = service.0.sweeping.lock().await;
     let mut freed = Freed::default();
     if !belongs(&service.parts().store, &service.0.data).await? {
         return Ok(freed);
     }
     let moment = moment(&service.0.data);
-    if extent == Extent::Everything {
-        freed.expired_slugs = expire(service, moment).await?;
-        if freed.expired_slugs > 0 {
-            crash_point::hit("garbage.expired");
-        }
+    freed.expired_slugs = expire(service, moment).await?;
+    if freed.expired_slugs > 0 {
+        crash_point::hit("garbage.expired");
     }
-    std::fs::create_dir_all(service.0.data.join(TRASH))?;
     let slugs = move_slugs(service, moment).await?;
     let others = move_others(service, moment).await?;
     freed.is_unfinished = slugs.max(others) >= MAX_MOVES;
@@ -209,7 +199,7 @@ async fn move_slugs(service: &Builds, moment: Moment) -> anyhow::Result<usize> {
     let digests = slugs::digests(&service.parts().store).await?.into_iter().collect();
     let needs = Needs { digests, ..Needs::default() };
     let data = service.0.data.clone();
-    Ok(tokio::task::spawn_blocking(move || move_garbage(&data, listed, &needs, moment)).await??)
+    Ok(tokio::task::spawn_blocking(move || move_garbage(&data, listed, &needs, moment)).await?)
 }
 
 /// Moves all other garbage to the trash; gives how many entries.
@@ -232,34 +222,37 @@ async fn move_others(service: &Builds, moment: Moment) -> anyhow::Result<usize> 
         needs.running = running.iter().map(|(id, build)| (*id, build.app_id)).collect();
         move_garbage(&service.0.data, listed, &needs, moment)
     });
-    Ok(moved.await??)
+    Ok(moved.await?)
 }
 
-fn move_garbage(
-    data: &Path,
-    listed: Vec<(Place, String)>,
-    needs: &Needs,
-    moment: Moment,
-) -> io::Result<usize> {
+fn move_garbage(data: &Path, listed: Vec<(Place, String)>, needs: &Needs, moment: Moment) -> usize {
     let garbage = listed.into_iter().filter(|(place, name)| needs.is_garbage(moment, *place, name));
     let mut count = 0;
     for (place, name) in garbage.take(MAX_MOVES) {
-        let from = data.join(place.folder()).join(&name);
-        let done = if place == Place::BuildSecrets {
-            // On another file system, and small.
-            remove_tree(&from, None).map(drop)
-        } else {
-            let bin = place.folder().replace('/', "-");
-            std::fs::rename(&from, data.join(TRASH).join(format!("{bin}.{}", uuid::Uuid::new_v4())))
-        };
-        match done {
-            // Somebody else removed it meanwhile, as a build does its own folder.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
+        match discard(data, place, &name) {
+            Ok(()) => count += 1,
+            // It is not to keep the others.
+            Err(error) => tracing::warn!("cannot move {name} of {} away: {error}", place.folder()),
         }
-        count += 1;
     }
-    Ok(count)
+    count
+}
+
+/// Takes an entry from its folder to the trash, which the next round empties: that takes no time, however much it is. What
+/// is not there is gone. Blocks.
+///
+/// # Errors
+/// It is still there.
+pub fn discard(data: &Path, place: Place, name: &str) -> io::Result<()> {
+    let (from, trash) = (data.join(place.folder()).join(name), data.join(TRASH));
+    std::fs::create_dir_all(&trash)?;
+    let bin = place.folder().replace('/', "-");
+    match std::fs::rename(&from, trash.join(format!("{bin}.{}", uuid::Uuid::new_v4()))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // On another disk, as secrets of builds are: removed where it is.
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => remove_tree(&from, None).map(drop),
+        done => done,
+    }
 }
 
 /// The names in some folders; of one that is not there, none.
@@ -290,7 +283,12 @@ fn folder_of(name: &str) -> &str {
 
 /// Removes what is in the trash, until the deadline.
 fn empty(trash: &Path, mut freed: Freed, deadline: Instant) -> io::Result<Freed> {
-    for name in names(trash)? {
+    // Nothing may ever have been put there.
+    let waiting = names(trash).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => Err(error),
+    })?;
+    for name in waiting {
         let path = trash.join(&name);
         let bytes = match remove_tree(&path, Some(deadline)) {
             Ok(removed) => removed.bytes,

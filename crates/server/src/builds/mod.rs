@@ -49,17 +49,16 @@ use crate::git::push::{self, Follower, Hook, PushSession, serve_hooks};
 use crate::git::repository::Packing;
 use crate::node::{Node, now_ms};
 use crate::release_output::{OutputError, ReleaseOutput};
-use crate::remove::remove_tree;
 use ferroku_core::app::App;
 use ferroku_core::protocol::push::{PushPlan, Verdict, plan_push};
 use ferroku_core::release::ReleaseStatus;
-use ferroku_core::retention::Retention;
+use ferroku_core::retention::{Place, Retention};
 use ferroku_core::{AppId, BuildId};
 use ferroku_logplex::Logplex;
 use ferroku_runtime::SandboxDriver;
 use ferroku_store::apps::Destroyed;
 use ferroku_store::{Store, StoreError, builds, limits, pipelines, releases};
-use garbage::{Extent, Freed};
+use garbage::Freed;
 use output::Output;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -250,28 +249,19 @@ impl Builds {
         output::path(&self.0.data, build_id)
     }
 
-    /// Removes what an app leaves on disk, after its rows are gone: repository, build cache, slugs that no other app
-    /// has. Its builds are stopped and it takes no push any more. May be called again after a crash.
+    /// Takes away what an app leaves on disk, after its rows are gone: repository and build cache go to the trash at once, the
+    /// collector does the rest. Its builds are stopped and it takes no push any more. May be called again after a crash.
     ///
     /// # Errors
-    /// Something cannot be removed.
+    /// Something is still there.
     pub async fn app_destroyed(&self, destroyed: &Destroyed) -> anyhow::Result<()> {
         let app_id = destroyed.app_id;
         self.0.git.pushes.close(app_id);
         for running in self.running().values().filter(|running| running.app_id == app_id) {
             running.cancel.cancel();
         }
-        let repositories = self.0.git.repositories.clone();
-        let data = self.0.data.clone();
-        let removed = tokio::task::spawn_blocking(move || {
-            repositories.remove(app_id)?;
-            remove_caches(&data, app_id)?;
-            anyhow::Ok(())
-        });
-        removed.await??;
-        if self.0.parts.get().is_some() {
-            garbage::sweep(self, Extent::WithoutRow).await?;
-        }
+        self.discard(Place::Repositories, format!("{app_id}.git")).await?;
+        self.purge_cache(app_id).await?;
         Ok(())
     }
 
@@ -281,7 +271,7 @@ impl Builds {
     /// The store or the disk failed.
     pub async fn collect_garbage(&self) -> anyhow::Result<Freed> {
         match self.0.parts.get() {
-            Some(_) => garbage::sweep(self, Extent::Everything).await.inspect(garbage::log),
+            Some(_) => garbage::sweep(self).await.inspect(garbage::log),
             None => Ok(Freed::default()),
         }
     }
@@ -297,13 +287,21 @@ impl Builds {
         }
     }
 
-    /// Forgets the app's build cache: its next build starts from nothing.
+    /// Forgets what builds of the app keep for the next one: that starts from nothing.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// It is still there.
     pub async fn purge_cache(&self, app_id: AppId) -> std::io::Result<()> {
+        self.discard(Place::Caches, app_id.to_string()).await?;
+        self.discard(Place::Spares, app_id.to_string()).await
+    }
+
+    /// Takes an entry of a folder away; the collector removes it.
+    async fn discard(&self, place: Place, name: String) -> std::io::Result<()> {
         let data = self.0.data.clone();
-        tokio::task::spawn_blocking(move || remove_caches(&data, app_id)).await?
+        tokio::task::spawn_blocking(move || garbage::discard(&data, place, &name)).await??;
+        self.0.collect.notify_one();
+        Ok(())
     }
 
     /// What follows a push's program: the repository's size, and packing it now and then.
@@ -443,31 +441,23 @@ impl std::fmt::Debug for Builds {
     }
 }
 
-/// Removes what builds of the app keep for the next one.
-fn remove_caches(data: &Path, app_id: AppId) -> std::io::Result<()> {
-    for folder in [data.join("cache").join(app_id.to_string()), spares::folder(data, app_id)] {
-        remove_tree(&folder, None).map_err(|error| {
-            std::io::Error::new(error.kind(), format!("cannot remove {}: {error}", folder.display()))
-        })?;
-    }
-    Ok(())
-}
-
-/// Drops the app's build cache when it has grown over [`MAX_CACHE_BYTES`] or [`MAX_CACHE_ENTRIES`], after a failed build
+/// Drops the app's build cache when it has grown over [`MAX_CACHE_BYTES`] or [`MAX_CACHE_ENTRIES`], or has folders nested
+/// deeper than a path is long, after a failed build
 /// too: whatever a build writes there would stay on the node's disk for good.
 fn limit_cache(data: &Path, app_id: AppId) {
     let folder = data.join("cache").join(app_id.to_string());
     let (mut bytes, mut entries) = (0, 0);
-    for entry in walkdir::WalkDir::new(&folder).into_iter().flatten() {
-        bytes +=
-            entry.metadata().map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+    for entry in walkdir::WalkDir::new(&folder) {
+        // What no path reaches cannot be counted.
+        let is_hidden = entry.as_ref().is_err_and(|error| {
+            error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidFilename)
+        });
+        let metadata = entry.ok().and_then(|entry| entry.metadata().ok());
+        bytes += metadata.map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
         entries += 1;
-        if bytes > MAX_CACHE_BYTES || entries > MAX_CACHE_ENTRIES {
+        if is_hidden || bytes > MAX_CACHE_BYTES || entries > MAX_CACHE_ENTRIES {
             tracing::warn!("the build cache of app {app_id} has grown too large and is dropped");
-            // Moved first: a build that begins meanwhile gets a new one.
-            let doomed = data.join("cache").join(format!("dropped-{}", uuid::Uuid::new_v4()));
-            let dropped = std::fs::rename(&folder, &doomed).and_then(|()| remove_tree(&doomed, None));
-            if let Err(error) = dropped {
+            if let Err(error) = garbage::discard(data, Place::Caches, &app_id.to_string()) {
                 tracing::warn!("cannot drop the build cache of app {app_id}: {error}");
             }
             return;

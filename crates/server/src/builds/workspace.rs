@@ -12,7 +12,7 @@
 
 use super::error::BuildError;
 use super::settings::BuildSettings;
-use crate::remove::remove_tree;
+use ferroku_buildpacks::remove::remove_tree;
 use ferroku_core::config_var::ConfigVars;
 use ferroku_core::protocol::build::{BuildPlan, BuildResult, MAX_RESULT_BYTES};
 use ferroku_core::uids::SLUG_UID;

@@ -249,20 +249,6 @@ impl Repositories {
         }
     }
 
-    /// Removes the app's repository; nothing happens when there is none.
-    ///
-    /// # Errors
-    /// It cannot be removed.
-    pub fn remove(&self, app_id: AppId) -> Result<(), GitError> {
-        let path = self.path(app_id);
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(GitError::Io { action: "remove", path, source: error })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Bytes on disk of the app's repository; 0 when there is none.
     pub fn size_bytes(&self, app_id: AppId) -> u64 {
         walkdir::WalkDir::new(self.path(app_id))

@@ -158,6 +158,93 @@ async fn what_no_release_needs_goes_and_the_rest_stays() {
     host.close().await;
 }
 
+/// A mount that ends with its test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(path: PathBuf) -> Self {
+        std::fs::create_dir_all(&path).expect("a folder");
+        let mut mount = Command::new("mount");
+        assert!(
+            run({
+                mount.args(["-t", "tmpfs", "none"]).arg(&path);
+                mount
+            })
+            .0
+        );
+        Self(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_moved_keeps_nothing_else_on_the_disk() {
+    let host = host().await;
+    let gone = Uuid::new_v4();
+    // In use, and on another disk.
+    let stuck = Mounted::on(host.data().join(format!("builds/{gone}")));
+    let other_disk = Mounted::on(host.data().join("spares"));
+    let orphans = [format!("spares/{gone}"), format!("cache/{gone}"), format!("repos/{gone}.git")];
+    for orphan in &orphans {
+        std::fs::create_dir_all(host.data().join(orphan).join("sub")).expect("new");
+    }
+    host.node.builds.collect_garbage().await.expect("collected");
+    assert!(host.is_there(&format!("builds/{gone}")));
+    assert_eq!(orphans.iter().find(|orphan| host.is_there(orphan)), None);
+    drop((stuck, other_disk));
+    host.node.builds.collect_garbage().await.expect("collected");
+    assert!(!host.is_there(&format!("builds/{gone}")));
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_destroyed_at_once_however_long_a_round_takes() {
+    let host = host().await;
+    let (store, builds, app) = (&host.node.store, &host.node.builds, host.app_id);
+    let actor = owner(&host).await;
+    let digest = deploy(&host, &actor, 1).await;
+    let folders = [format!("repos/{app}.git"), format!("cache/{app}"), format!("spares/{app}")];
+    for folder in &folders {
+        std::fs::create_dir_all(host.data().join(folder).join("sub")).expect("new");
+    }
+    let destroyed = apps::destroy(store, app, &actor, now_ms()).await.expect("destroyed");
+    let round = builds.0.sweeping.lock().await;
+    let done = tokio::time::timeout(Duration::from_secs(60), builds.app_destroyed(&destroyed)).await;
+    done.expect("a round holds it up").expect("destroyed");
+    assert_eq!(folders.iter().find(|folder| host.is_there(folder)), None);
+    drop(round);
+    builds.app_destroyed(&destroyed).await.expect("again, as after a crash");
+    builds.collect_garbage().await.expect("collected");
+    assert!(!host.is_there(&format!("slugs/{digest}")));
+    assert_eq!(host.entries("trash"), Vec::<String>::new());
+    host.close().await;
+}
+
+#[test]
+fn a_cache_that_hides_what_it_has_is_dropped() {
+    let data = tempfile::tempdir().expect("a folder");
+    let app_id = AppId(Uuid::new_v4());
+    let cache = data.path().join(format!("cache/{app_id}"));
+    std::fs::create_dir_all(&cache).expect("new");
+    limit_cache(data.path(), app_id);
+    assert!(cache.exists());
+    let nest = "import os\nfor _ in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)";
+    assert!(
+        Command::new("python3")
+            .args(["-c", nest])
+            .current_dir(&cache)
+            .status()
+            .is_ok_and(|status| status.success())
+    );
+    limit_cache(data.path(), app_id);
+    assert!(!cache.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_a_forced_push_left_behind_go_a_day_later() {
     let host = host().await;
