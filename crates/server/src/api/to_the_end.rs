@@ -4,10 +4,10 @@
 //! transactions of a promotion, or between a commit and the poke that makes it so. So what is not a mere question runs in a
 //! task of its own.
 //!
-//! Git's conversations and uploads are left out: without a client there is nothing to go on with, and they end where it left.
+//! Git's conversations are left out: without a client there is nothing to go on with, and they end where it left.
 //!
 //! Invariant: a body that broke off is an error, never a short body. Hyper ends the body of a connection that is gone as if
-//! it were whole; so a handler that reads on learns from here that nobody sends any more.
+//! it were whole; so a handler that reads on, as one of an upload does, learns from here that nobody sends any more.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -43,8 +43,7 @@ pub async fn handle(request: Request, next: Next) -> Result<Response, Box<dyn An
 fn ends_with_its_client(request: &Request) -> bool {
     let path = request.uri().path();
     let is_git = ["/git-upload-pack", "/git-receive-pack"].iter().any(|end| path.ends_with(end));
-    let is_upload = *request.method() == Method::PUT && path.starts_with("/sources/");
-    matches!(*request.method(), Method::GET | Method::HEAD) || is_git || is_upload
+    matches!(*request.method(), Method::GET | Method::HEAD) || is_git
 }
 
 /// A body that does not end before all of it has come.
@@ -147,7 +146,7 @@ mod tests {
             ("POST", "/sources", Fate::Ended),
             ("GET", "/apps", Fate::Dropped),
             ("POST", "/shop.git/git-receive-pack", Fate::Dropped),
-            ("PUT", "/sources/x", Fate::Dropped),
+            ("PUT", "/slugs/x", Fate::Ended),
         ] {
             assert_eq!(leave(method, path).await, fate, "{method} {path}");
         }

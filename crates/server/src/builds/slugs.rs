@@ -38,26 +38,11 @@ pub const MAX_UNPACKING: usize = 2;
 /// What waits for a reader of an archive, in bytes.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// Makes a slug of the archive at `file`.
+/// Makes a slug of the archive at `file`. Not to be dropped midway.
 ///
 /// # Errors
 /// The archive is another one than was announced, or none of a slug; the app is being built; there is no room.
 pub async fn take(
-    service: &Builds,
-    app: App,
-    actor: Actor,
-    upload: SlugUpload,
-    file: PathBuf,
-) -> Result<Slug, BuildError> {
-    // A task of its own: a client that leaves in between must not leave half a build behind.
-    let service = service.clone();
-    match tokio::spawn(async move { begin(&service, app, actor, upload, file).await }).await {
-        Ok(taken) => taken,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-async fn begin(
     service: &Builds,
     app: App,
     actor: Actor,
