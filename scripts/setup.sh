@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 HEROKU_CLI_VERSION=11.10.0
 HEROKU3_VERSION=5.2.1
 HEROKU_CLIENT_VERSION=3.1.4
+HEROKU_BUILDS_VERSION=0.0.29
 SCHEMATHESIS_VERSION=4.32.5
 # HEROKU_CLI_VERSION asks for 20 ("engines" in its package.json); under 24 a line of it takes two thirds of the processor time.
 NODE_MINIMUM_MAJOR=24
@@ -47,6 +48,17 @@ npm_install() {
     mkdir -p "$tools"
     npm install --prefix "$tools" --no-audit --no-fund --loglevel=error "$@" >"$tools/npm.log" 2>&1 ||
         { tail -5 "$tools/npm.log" >&2; die "npm install $* failed (whole text: $tools/npm.log)"; }
+}
+
+# A package with a folder of its own.
+install_apart() {
+    local folder=$tools/$1
+    [ ! -e "$folder/$2" ] || return 0
+    say "installing $1 $2 into target/tools"
+    mkdir -p "$folder"
+    npm install --prefix "$folder" --no-audit --no-fund --loglevel=error "$1@$2" >"$tools/npm.log" 2>&1 ||
+        { tail -5 "$tools/npm.log" >&2; die "npm install $1 failed (whole text: $tools/npm.log)"; }
+    touch "$folder/$2"
 }
 
 install_for_run() {
@@ -84,13 +96,8 @@ install_for_test() {
             >"$tools/pip.log" 2>&1 || { tail -5 "$tools/pip.log" >&2; die "pip install schemathesis failed (whole text: $tools/pip.log)"; }
         touch "$tools/schemathesis/$SCHEMATHESIS_VERSION"
     fi
-    if [ ! -e "$tools/heroku-client/$HEROKU_CLIENT_VERSION" ]; then
-        say "installing heroku-client $HEROKU_CLIENT_VERSION into target/tools"
-        mkdir -p "$tools/heroku-client"
-        npm install --prefix "$tools/heroku-client" --no-audit --no-fund --loglevel=error "heroku-client@$HEROKU_CLIENT_VERSION" \
-            >"$tools/npm.log" 2>&1 || { tail -5 "$tools/npm.log" >&2; die "npm install heroku-client failed (whole text: $tools/npm.log)"; }
-        touch "$tools/heroku-client/$HEROKU_CLIENT_VERSION"
-    fi
+    install_apart heroku-client "$HEROKU_CLIENT_VERSION"
+    install_apart heroku-builds "$HEROKU_BUILDS_VERSION"
     apt_install wrk pebble openssl runc libfaketime
     [ "$(dpkg --print-architecture)" != amd64 ] || install_guest
     if ! is_installed postgresql; then

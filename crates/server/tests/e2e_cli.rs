@@ -5,7 +5,7 @@ use ferroku_testkit::{NodeOptions, TestNode, transcript};
 use std::path::Path;
 
 /// The order matters: each table goes on with the app that the one before left.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 17] = [
     "01_login",
     "02_apps",
     "03_config",
@@ -22,10 +22,11 @@ const TABLES: [&str; 16] = [
     "14_accounts",
     "15_everyday",
     "16_pipelines",
+    "17_builds",
 ];
 
 /// What takes long and has little to do with the store, whose own tests run on both.
-const WITHOUT_POSTGRESQL: [&str; 9] = [
+const WITHOUT_POSTGRESQL: [&str; 10] = [
     "07_bad_input",
     "08_heroku3",
     "09_domains_and_certs",
@@ -35,6 +36,7 @@ const WITHOUT_POSTGRESQL: [&str; 9] = [
     "14_accounts",
     "15_everyday",
     "16_pipelines",
+    "17_builds",
 ];
 
 fn run_tables(options: NodeOptions) {
