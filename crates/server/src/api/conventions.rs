@@ -21,7 +21,7 @@ use crate::api::representation::Asked;
 use crate::api::to_the_end;
 use crate::error::{ApiError, Cause};
 use crate::node::{Node, now_ms};
-use axum::extract::{ConnectInfo, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ferroku_core::account::Account;
@@ -97,7 +97,9 @@ pub async fn apply(mut request: Request, next: Next) -> Response {
     let context = new_context(request.extensions());
     let ids = response_ids(&context, request.headers());
     let asked = Asked::of(&request);
-    let line = format!("{} {}", request.method(), request.uri().path());
+    // Not the path itself, which may be a link that opens what it names.
+    let route = request.extensions().get::<MatchedPath>();
+    let line = format!("{} {}", request.method(), route.map_or("(no route)", MatchedPath::as_str));
     request.extensions_mut().insert(context.clone());
     let mut response = match to_the_end::handle(request, next).await {
         Ok(response) => response,

@@ -175,10 +175,15 @@ async fn eco_dynos_are_stopped_when_their_hours_are_used_up_and_do_not_start_bef
     // Neither a request nor another process brings them back.
     control.manager.wake(bench.app.id);
     control.die().await?;
+    bench.tables.lock().expect("not poisoned").clear();
     let control = bench.control_with(with_hours(1)).await?;
     bench.wait_table("the table of the new control", |app| app.out_of_hours).await?;
     control.manager.wake(bench.app.id);
-    bench.wait("eco dynos stay stopped", out).await?;
+    // Once this is done the manager has looked at the app, and would have started them.
+    bench.resize(&control, "clock", "standard-1x").await?;
+    let all = bench.wait("a round", |all| all.iter().any(|one| is_up(one, "clock.1", "standard-1x"))).await?;
+    let running = all.iter().filter(|dyno| dyno.size == "eco" && !is_out(dyno));
+    assert_eq!(running.map(Dyno::name).collect::<Vec<_>>(), Vec::<String>::new(), "eco dynos stay stopped");
     control.die().await?;
 
     let control = bench.control_with(with_hours(1_000)).await?;
