@@ -1,7 +1,7 @@
 //! What is done off the push's path: archives of slugs, and removing what nobody needs.
 //!
-//! One task, poked after each release and run every ten minutes. It takes no input: what there is to do follows from
-//! rows and folders.
+//! Two loops. Rounds are poked by each release and run every ten minutes; upkeep, which may take minutes for one repository,
+//! holds none of them up. They take no input: what there is to do follows from rows and folders.
 //!
 //! - A slug's tree is packed into `DIR/slug-archives/<digest>.tar.zst` (the transport form), by a job that survives a
 //!   crash: it is written under another name, synced and renamed, and only then is the job finished.
@@ -55,8 +55,23 @@ pub async fn run(service: Builds) {
             return;
         }
     }
+    tokio::join!(rounds(&service), upkeep(&service));
+}
+
+/// Packs repositories and reads slugs again.
+async fn upkeep(service: &Builds) {
     loop {
-        let pause = match collect(&service).await {
+        repositories::pack(service).await;
+        if let Err(error) = scrub::scrub(service).await {
+            tracing::warn!("cannot read slugs again: {error}");
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn rounds(service: &Builds) {
+    loop {
+        let pause = match collect(service).await {
             Ok(true) => UNFINISHED,
             Ok(false) => INTERVAL,
             Err(error) => {
@@ -108,8 +123,6 @@ pub async fn collect(service: &Builds) -> anyhow::Result<bool> {
     slug_uploads::remove_old(&service.parts().store, now_ms() - KEEP_NEW_MS).await?;
     let freed = garbage::sweep(service).await?;
     garbage::log(&freed);
-    repositories::pack(service).await;
-    scrub::scrub(service).await?;
     Ok(freed.is_unfinished)
 }
 

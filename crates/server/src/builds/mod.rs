@@ -4,7 +4,7 @@
 //! slug, the release, the formation and the build's end; or nothing at all and a refused push.
 //!
 //! ```text
-//! deploy      the steps of one build, in order
+//! deploy      the steps of one build, in order       record    what it writes down
 //! archive     builds of source archives, which go on by themselves
 //! uploads     source archives that clients upload
 //! slugs       slugs that clients upload, and their archives
@@ -31,6 +31,7 @@ pub mod error;
 pub mod garbage;
 pub mod output;
 pub mod promote;
+mod record;
 mod repositories;
 pub mod scrub;
 pub mod seal;

@@ -35,18 +35,21 @@ pub struct Output {
 }
 
 impl Output {
-    /// Text of a new build. That it cannot be kept is no reason not to build; it is logged.
-    pub async fn create(data: &Path, build_id: BuildId, client: Option<TextWriter>) -> Self {
+    /// Text of a new build, which is not kept yet.
+    pub fn new(client: Option<TextWriter>) -> Self {
+        let progress = watch::Sender::new(Progress { written_bytes: 0, ended: false });
+        Self { client, file: Arc::default(), progress: Arc::new(progress) }
+    }
+
+    /// Keeps what is written from now on. That it cannot be kept is no reason not to build; it is logged.
+    pub async fn keep(&self, data: &Path, build_id: BuildId) {
         let path = path(data, build_id);
-        let file = match tokio::fs::File::create(&path).await {
-            Ok(file) => Some(file),
+        match tokio::fs::File::create(&path).await {
+            Ok(file) => *self.file.lock().await = Some(file),
             Err(error) => {
                 tracing::warn!("the text of build {build_id} is not kept: {}: {error}", path.display());
-                None
             }
-        };
-        let progress = watch::Sender::new(Progress { written_bytes: 0, ended: false });
-        Self { client, file: Arc::new(Mutex::new(file)), progress: Arc::new(progress) }
+        }
     }
 
     /// Adds text.
@@ -97,7 +100,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("build-output")).expect("new");
         let id = BuildId(Uuid::from_u128(1));
-        let output = Output::create(folder.path(), id, None).await;
+        let output = Output::new(None);
+        output.keep(folder.path(), id).await;
         output.write("one\n").await;
         assert_eq!(std::fs::read_to_string(path(folder.path(), id)).expect("kept"), "one\n");
         output.write(vec![b'x'; usize::try_from(MAX_OUTPUT_BYTES).expect("small")]).await;

@@ -1,6 +1,6 @@
 //! Git's own garbage: commits that a forced push left behind, and packs that one pack would hold.
 //!
-//! Run by the collector, a few repositories a round, those that nobody pushes to.
+//! Run beside the collector's rounds, a few repositories each time, those that nobody pushes to.
 
 use super::Builds;
 use crate::git::repository::Packing;
@@ -40,6 +40,12 @@ pub async fn pack(service: &Builds) {
     for app_id in due.take(MAX_PACKED) {
         if begun.elapsed() >= ROUND {
             return;
+        }
+        // Again, because the one before may have taken minutes: somebody may push to this one by now.
+        let finder = repositories.clone();
+        let look = move || finder.wants_packing(app_id, QUIET, UNREACHABLE);
+        if !tokio::task::spawn_blocking(look).await.unwrap_or(false) {
+            continue;
         }
         service.0.packed.lock().insert(app_id, Instant::now());
         if let Err(error) = repositories.collect_garbage(app_id, Packing::Now).await {

@@ -6,7 +6,7 @@
 //!
 //! Source: Heroku's schema, `output_stream_url`; the WHATWG's "Server-sent events".
 
-use super::output::Progress;
+use super::output::{MAX_OUTPUT_BYTES, Progress};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
@@ -42,6 +42,8 @@ impl Wanted {
             false => text(RANGE.as_str())
                 .and_then(|range| range.trim().strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()),
         };
+        // No text is longer, and a file system refuses to look further than its largest file.
+        let from = from.map(|from: u64| from.min(2 * MAX_OUTPUT_BYTES));
         Self { events, from: from.unwrap_or(0), is_part: from.is_some() }
     }
 
@@ -166,6 +168,7 @@ mod tests {
             (vec![], 200, text),
             (vec![("range", "bytes=4-")], 206, "two\r\nrest"),
             (vec![("range", "bytes=99-")], 206, ""),
+            (vec![("range", "bytes=18446744073709551615-")], 206, ""),
             (vec![("range", "lines=1-")], 200, text),
             (vec![("range", "bytes=0-1")], 200, text),
             (
