@@ -348,7 +348,7 @@ async fn damage_of_a_tree_that_was_replaced_meanwhile_is_nobodys() {
 }
 
 /// An app of somebody who has 5 GB of disk space, in place of the one that the node's owner has.
-async fn of_a_stranger(host: &mut Host) -> Actor {
+pub(super) async fn of_a_stranger(host: &mut Host) -> Actor {
     let store = &host.node.store;
     let id = AccountId(Uuid::new_v4());
     let new = NewAccount { id, email: "ada@example.com", name: None, password_hash: "x", role: Role::Member };

@@ -1,6 +1,7 @@
 //! Slugs that clients upload by curl, as the Platform API has it.
 
 use super::archives::checksum;
+use super::garbage::of_a_stranger;
 use super::*;
 use ferroku_core::SlugId;
 use ferroku_core::event::Actor;
@@ -246,5 +247,23 @@ async fn a_link_is_worth_what_its_maker_may_do_and_what_never_came_is_forgotten(
     assert!(slug_uploads::find(store, aged.id).await.expect("read").is_none(), "a day has passed");
     assert!(slug_uploads::find(store, id).await.expect("read").is_some());
     assert_eq!(host.slug_folders(), 1, "one that is not released yet stays");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_used_up_the_disk_uploads_no_slug_until_there_is_room() {
+    let mut host = host().await;
+    of_a_stranger(&mut host).await;
+    let store = &host.node.store;
+    let (status, slug) = host.json("POST", "/apps/busy/slugs", json!({"process_types": {"web": "x"}})).await;
+    assert_eq!(status, 201, "{slug}");
+    let file = archive(&host, "good", &["app"], &[("app/x", "x")]);
+    apps::set_repo_size(store, host.app_id, 5_200 << 20).await.expect("noted");
+    let (status, text) = put(&url_of(&slug), &file).await;
+    assert!(status == 422 && text.contains("disk space"), "{status} {text}");
+    assert_eq!(host.slug_folders(), 0);
+    apps::set_repo_size(store, host.app_id, 0).await.expect("noted");
+    assert_eq!(put(&url_of(&slug), &file).await, (200, String::new()));
+    assert_eq!(host.slug_folders(), 1);
     host.close().await;
 }
