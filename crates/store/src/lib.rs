@@ -162,6 +162,11 @@ impl Store {
         self.engine
     }
 
+    /// How many transactions this process has committed, or tried to.
+    pub fn writes(&self) -> u64 {
+        self.recent.writes.so_far()
+    }
+
     /// The pool to read from, outside any transaction.
     pub fn reader(&self) -> &AnyPool {
         &self.read

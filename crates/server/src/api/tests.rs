@@ -8,6 +8,7 @@ mod compatibility;
 mod conventions;
 mod domains;
 mod exposure;
+mod foreign_ids;
 mod formations;
 mod keys;
 mod letters;

@@ -142,7 +142,7 @@ pub(super) async fn lists() -> Api {
         let (status, told) = api.send("POST", path, &body.to_string()).await;
         assert_eq!(status, 201, "{path}: {told}");
     }
-    builds_and_dynos(&api).await;
+    builds_and_dynos(&api, "shop").await;
     api
 }
 
@@ -150,9 +150,9 @@ pub(super) async fn lists() -> Api {
 const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Three builds, two of which begin within one second, and eleven dynos.
-async fn builds_and_dynos(api: &Api) {
+pub(super) async fn builds_and_dynos(api: &Api, name: &str) {
     let store = &api.node.store;
-    let app = apps::find(store, "shop").await.expect("read").expect("made");
+    let app = apps::find(store, name).await.expect("read").expect("made");
     let release = releases::current(store, app.id).await.expect("read").expect("made");
     let made: Result<(), StoreError> = async {
         write!(store, tx => {

@@ -37,7 +37,7 @@ pub(super) fn chain(names: &[&str]) -> Chain {
     }
 }
 
-fn input(chain: &str, key: &str) -> String {
+pub(super) fn input(chain: &str, key: &str) -> String {
     json!({"certificate_chain": chain, "private_key": key}).to_string()
 }
 

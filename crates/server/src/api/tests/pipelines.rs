@@ -29,7 +29,7 @@ async fn done(client: &Client, method: &str, path: &str, body: Value) -> Value {
 }
 
 /// What a push leaves, without its build.
-async fn deploy(api: &Api, app: &str, digest: &str, with_command: bool) {
+pub(super) async fn deploy(api: &Api, app: &str, digest: &str, with_command: bool) {
     let store = &api.node.store;
     let app = apps::find(store, app).await.expect("read").expect("made");
     let owner = accounts::find(store, app.owner_id).await.expect("read").expect("made");
