@@ -52,6 +52,9 @@ const AUTHORITY_RENEW_BEFORE_DAYS: i64 = SERVER_DAYS + 60;
 /// How often a running node looks whether its certificate is due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(12 * 3_600);
 
+/// How often it looks while the given certificate could not be used yet: what writes its files takes seconds.
+const LACKING_INTERVAL: Duration = Duration::from_secs(60);
+
 const DAY_MS: Millis = 24 * 3_600 * 1_000;
 
 /// What can go wrong with certificates.
@@ -160,7 +163,8 @@ impl Identity {
     /// `now` is in milliseconds since the Unix epoch. rustls' provider must be installed already.
     ///
     /// # Errors
-    /// Files cannot be read or written, or are not what they should be.
+    /// The node's own files cannot be read or written, or are not what they should be. A given certificate that cannot be
+    /// used is none: the log says so, and it is looked at again every minute.
     pub fn open(
         data: &Path,
         names: ServerNames,
@@ -173,8 +177,16 @@ impl Identity {
         }
         let (key, _) = load_or_issue(data, &names, now)?;
         let current = Arc::new(Current { own: ArcSwap::from_pointee(key), given: ArcSwapOption::empty() });
-        if let Some(given) = &given {
-            current.given.store(Some(Arc::new(given.load()?)));
+        match given.as_ref().map(Given::load) {
+            Some(Ok(given)) => current.given.store(Some(Arc::new(given))),
+            // Half written, it may be: everything else must go on, and the dynos need this process.
+            Some(Err(error)) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(
+                    "the node's own certificate is shown for every name, until this is put right: {error:#}"
+                );
+            }
+            None => {}
         }
         let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -204,7 +216,8 @@ impl Identity {
     /// Looks twice a day whether the certificate is due. Never ends.
     pub async fn keep_renewed(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(CHECK_INTERVAL).await;
+            let lacks_given = self.given.is_some() && self.current.given.load().is_none();
+            tokio::time::sleep(if lacks_given { LACKING_INTERVAL } else { CHECK_INTERVAL }).await;
             let identity = self.clone();
             let now = jiff::Timestamp::now().as_millisecond();
             match tokio::task::spawn_blocking(move || identity.renew_if_due(now)).await {
@@ -244,6 +257,14 @@ fn covers(key: &CertifiedKey, name: &str) -> bool {
 }
 
 impl Given {
+    /// Refuses what could not be shown.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not PEM, or the key belongs to another certificate.
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.load().map(drop)
+    }
+
     fn load(&self) -> Result<CertifiedKey, TlsError> {
         let pem =
             |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });

@@ -291,7 +291,7 @@ async fn a_given_certificate_is_shown_for_its_names_and_the_nodes_own_for_all_ot
         .with_no_client_auth();
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     let connector = TlsConnector::from(Arc::new(client));
-    let shown = async |name: &'static str| {
+    let shown = async |identity: &Identity, name: &'static str| {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config());
         let name = ServerName::try_from(name).expect("a name");
@@ -300,18 +300,26 @@ async fn a_given_certificate_is_shown_for_its_names_and_the_nodes_own_for_all_ot
         let client = client.expect("a handshake");
         client.get_ref().1.peer_certificates().expect("shown")[0].clone().into_owned()
     };
-    assert_eq!(shown("heroku.example.org").await, theirs);
-    let own = shown("localhost").await;
+    assert_eq!(shown(&identity, "heroku.example.org").await, theirs);
+    let own = shown(&identity, "localhost").await;
     assert_ne!(own, theirs);
-    assert_eq!(shown("127.0.0.1").await, own, "an address is no name");
-    assert_eq!(shown("other.example.org").await, own);
+    assert_eq!(shown(&identity, "127.0.0.1").await, own, "an address is no name");
+    assert_eq!(shown(&identity, "other.example.org").await, own);
     let renewed = renew();
     identity.renew_if_due(NOW).expect("looked");
-    assert_eq!(shown("heroku.example.org").await, renewed, "its files are read again");
+    assert_eq!(shown(&identity, "heroku.example.org").await, renewed, "its files are read again");
 
     std::fs::write(&given.key, "torn").expect("written");
-    let error = Identity::open(data.path(), names(), Some(given), NOW).expect_err("no key");
+    let error = given.check().expect_err("no key");
     assert!(error.to_string().contains("key.pem"), "{error}");
+    identity.renew_if_due(NOW).expect_err("no key");
+    assert_eq!(shown(&identity, "heroku.example.org").await, renewed, "the old one stays in use");
+    let identity =
+        Identity::open(data.path(), names(), Some(given.clone()), NOW).expect("starts all the same");
+    assert_eq!(shown(&identity, "heroku.example.org").await, own, "and shows its own");
+    let whole = renew();
+    identity.renew_if_due(NOW).expect("looked");
+    assert_eq!(shown(&identity, "heroku.example.org").await, whole, "until there is one");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use thiserror::Error;
 pub enum SupervisorError {
     #[error("a node makes mounts, namespaces and network links, so it must run as root; start it with sudo")]
     NotRoot,
+    #[error("the certificate that was given cannot be used: {0}")]
+    Certificate(#[from] crate::tls::TlsError),
     #[error(
         "cannot use {path} as the data folder: {source}. Choose a folder that root can write to with --data DIR"
     )]

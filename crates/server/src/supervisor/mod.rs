@@ -25,6 +25,7 @@ pub use error::SupervisorError;
 
 use crate::args::NodeArgs;
 use crate::env_command::ENDPOINT_FILE;
+use crate::tls::Given;
 use data_folder::DataFolder;
 use error::system;
 use ferroku_router::socket;
@@ -87,6 +88,10 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, SupervisorError> {
         let router_tls = args.router_tls.map(|_| take(3).map(Into::into)).transpose()?;
         (folder, Some(Sockets { api, router, router_tls }))
     } else {
+        // Said to whoever starts the node; what goes bad later takes nothing down.
+        if let Some(given) = Option::<Given>::from(args.certificate.clone()) {
+            given.check()?;
+        }
         (DataFolder::open(&args.data.data)?, None)
     };
     let mut control = Process::new("control", folder.run().join("control.pid"));
