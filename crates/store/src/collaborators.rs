@@ -3,7 +3,7 @@
 use crate::row::{Columns, failed, failed_or_taken, json};
 use crate::{Connection, Result, Store, events, write};
 use ferroku_core::account::Account;
-use ferroku_core::collaborator::{Collaborator, Permissions};
+use ferroku_core::collaborator::{Collaborator, Permission, Permissions};
 use ferroku_core::event::Actor;
 use ferroku_core::{AccountId, AppId, Millis, TeamId};
 use sqlx::any::AnyRow;
@@ -28,7 +28,7 @@ pub async fn create(
     .bind(Uuid::new_v4().to_string())
     .bind(app_id.to_string())
     .bind(account_id.to_string())
-    .bind(json(permissions))
+    .bind(json(&and_view(permissions)))
     .bind(now)
     .execute(&mut *tx)
     .await
@@ -159,7 +159,7 @@ pub(crate) async fn put(
     let changed = sqlx::query(
         "UPDATE collaborator SET permissions = $1, updated_at = $2 WHERE app_id = $3 AND account_id = $4",
     )
-    .bind(json(permissions))
+    .bind(json(&and_view(permissions)))
     .bind(now)
     .bind(app_id.to_string())
     .bind(account_id.to_string())
@@ -203,6 +203,39 @@ pub(crate) async fn delete_of_team(
     .await
     .map_err(failed("remove a team member from its apps"))?;
     Ok(())
+}
+
+/// Takes `manage` of every app of a team from an account, inside a transaction; the rest stays.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn demote_in_team(
+    tx: &mut Connection,
+    team_id: TeamId,
+    account_id: AccountId,
+    now: Millis,
+) -> Result<()> {
+    let rows = sqlx::query(
+        "SELECT app_id, permissions FROM collaborator WHERE account_id = $1 \
+         AND app_id IN (SELECT id FROM app WHERE team_id = $2)",
+    )
+    .bind(account_id.to_string())
+    .bind(team_id.to_string())
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(failed("list a team member's apps"))?;
+    for row in rows {
+        let mut permissions: Permissions = row.json("permissions")?;
+        if permissions.remove(&Permission::Manage) {
+            put(tx, row.parsed("app_id")?, account_id, &permissions, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// To view goes with every permission; an empty set would be a collaborator who is treated as a stranger.
+fn and_view(permissions: &Permissions) -> Permissions {
+    permissions.iter().copied().chain([Permission::View]).collect()
 }
 
 fn collaborator(row: &AnyRow) -> Result<Collaborator> {

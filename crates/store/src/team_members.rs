@@ -37,7 +37,7 @@ pub async fn find(store: &Store, team_id: TeamId, id_or_email: &str) -> Result<O
     Ok(list(store, team_id).await?.into_iter().find(is_meant))
 }
 
-/// Adds an account to a team, or gives it another role there.
+/// Adds an account to a team, or gives it another role there. Whoever is no member any more manages none of its apps.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when the team would be left without an admin.
@@ -52,6 +52,13 @@ pub async fn put(
     write!(store, tx => {
         if role != TeamRole::Admin {
             refuse_last_admin(&mut tx, team_id, account.id, &account.email).await?;
+        }
+        let before = role_in(&mut tx, team_id, account.id).await?;
+        if matches!(before, Some(TeamRole::Admin | TeamRole::Member))
+            && matches!(role, TeamRole::Viewer | TeamRole::Collaborator)
+        {
+            // Their rows of apps that they made would let them go on as before.
+            collaborators::demote_in_team(&mut tx, team_id, account.id, now).await?;
         }
         put_in(&mut tx, team_id, account.id, role, now).await?;
         let event = NewEvent { app_id: None, actor, kind: "team_member.update", log_message: None };
@@ -141,19 +148,23 @@ async fn refuse_last_admin(
     account_id: AccountId,
     email: &str,
 ) -> Result<()> {
-    let row = sqlx::query("SELECT role FROM team_member WHERE team_id = $1 AND account_id = $2")
-        .bind(team_id.to_string())
-        .bind(account_id.to_string())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(failed("look a team member up"))?;
-    let role = row.map(|row| row.word("role")).transpose()?;
+    let role = role_in(tx, team_id, account_id).await?;
     if role == Some(TeamRole::Admin) && teams::other_admins(tx, team_id, account_id).await? == 0 {
         return Err(StoreError::Refused(format!(
             "{email} is the team's last admin. Make somebody else an admin first."
         )));
     }
     Ok(())
+}
+
+async fn role_in(tx: &mut Connection, team_id: TeamId, account_id: AccountId) -> Result<Option<TeamRole>> {
+    let row = sqlx::query("SELECT role FROM team_member WHERE team_id = $1 AND account_id = $2")
+        .bind(team_id.to_string())
+        .bind(account_id.to_string())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed("look a team member up"))?;
+    row.map(|row| row.word("role")).transpose()
 }
 
 fn member(row: &AnyRow) -> Result<TeamMember> {

@@ -4,13 +4,13 @@ mod support;
 
 use ferroku_core::account::{Account, Role};
 use ferroku_core::app_transfer::TransferState;
-use ferroku_core::collaborator::Permission;
+use ferroku_core::collaborator::{Permission, Permissions};
 use ferroku_core::event::Actor;
 use ferroku_core::team::{Team, TeamRole};
 use ferroku_core::{AppTransferId, TeamId};
 use ferroku_store::{
     Store, StoreError, account_changes, accounts, app_transfers, apps, collaborators, events, team_members,
-    teams,
+    teams, write,
 };
 use support::{account, app, each_database};
 use uuid::Uuid;
@@ -46,6 +46,20 @@ async fn a_team_never_loses_its_last_admin_and_its_leavers_lose_its_apps() {
         assert_eq!((shop.team_id, shop.belongs_to(me.account_id)), (Some(acme.id), false));
         let seen = |who: &Actor| apps::list_for_account(&store, who.account_id);
         assert_eq!((seen(&me).await.expect("read").len(), seen(&you).await.expect("read").len()), (1, 1));
+        let may = async || collaborators::permissions(&store, shop.id, me.account_id).await.expect("read");
+        let full = may().await;
+        assert!(full.contains(&Permission::Manage), "{full:?}");
+        put(&mine, TeamRole::Viewer).await.expect("demoted");
+        let rest: Permissions = full.into_iter().filter(|one| *one != Permission::Manage).collect();
+        assert_eq!(may().await, rest);
+        let nothing = Permissions::new();
+        let none: ferroku_store::Result<()> = async {
+            write!(&store, tx => { collaborators::create(&mut tx, shop.id, you.account_id, &nothing, 3).await })
+        }
+        .await;
+        none.expect("added");
+        let theirs = collaborators::permissions(&store, shop.id, you.account_id).await.expect("read");
+        assert_eq!(theirs, [Permission::View].into(), "nobody is a collaborator who may do nothing");
         assert!(matches!(teams::delete(&store, acme.id, &you, 4).await, Err(StoreError::Refused(_))));
         let leaver =
             team_members::find(&store, acme.id, "ME@example.com").await.expect("read").expect("in it");
