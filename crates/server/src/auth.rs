@@ -205,6 +205,23 @@ user_extractors! {
     Appoint = Appoint,
 }
 
+/// May see and revoke the authorization that the path's `{authorization}` names: any of its account's, or the very one that
+/// asks, whatever its scope. A token that leaked can be revoked with itself.
+#[derive(Debug, Clone)]
+pub struct OwnAuthorization(pub Authenticated);
+
+impl FromRequestParts<Arc<Node>> for OwnAuthorization {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
+        let user = authenticate(node, parts).await?;
+        if parameter(parts, node, "authorization").await? != user.authorization.id.to_string() {
+            user.require(Verb::ChangeAccount)?;
+        }
+        Ok(Self(user))
+    }
+}
+
 /// Reads the `Authorization` header.
 ///
 /// # Errors

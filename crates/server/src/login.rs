@@ -27,6 +27,9 @@ const CONCURRENT_HASHES: usize = 2;
 const WAITING_LOGINS: usize = 64;
 /// Failures that are forgiven before attempts are held back. Ours: a few typing errors.
 const FREE_FAILURES: u32 = 5;
+/// Failures for one account, from wherever they come, that are forgiven. Ours: far more than its owner makes, far fewer than
+/// many addresses together need. What is logged in already goes on, and the wait stays a minute, so nobody is locked out.
+const FREE_FAILURES_OF_ACCOUNT: u32 = 100;
 /// Longest time for which attempts are held back, in milliseconds.
 const LONGEST_WAIT_MS: Millis = 60_000;
 /// A failure is forgotten after this long, in milliseconds.
@@ -35,6 +38,8 @@ const FORGET_AFTER_MS: Millis = 15 * 60_000;
 const REMEMBERED_FAILURES: usize = 10_000;
 /// Stands for an address where failures of a second factor are counted.
 const SECOND_FACTOR: &str = "second factor";
+/// Stands for an address where failures from all of them are counted.
+const ANYWHERE: &str = "anywhere";
 /// Longest password that is hashed, in bytes.
 pub const MAX_PASSWORD_BYTES: usize = 1024;
 
@@ -99,8 +104,10 @@ impl Logins {
         remote_address: &str,
         now: Millis,
     ) -> Result<Account, ApiError> {
-        let key = (email.to_lowercase(), network_of(remote_address));
+        let key = (email.to_ascii_lowercase(), network_of(remote_address));
+        let all = (key.0.clone(), ANYWHERE.to_owned());
         self.refuse_if_held_back(&key, now)?;
+        self.refuse_if_held_back(&all, now)?;
         if password.expose_secret().len() > MAX_PASSWORD_BYTES {
             return Err(ApiError::unauthorized());
         }
@@ -112,13 +119,16 @@ impl Logins {
         let _turn = self.hashing.acquire().await.map_err(ApiError::internal)?;
         // Counted before it is known to be one, so that many at once do not pass for one.
         self.refuse_if_held_back(&key, now)?;
+        self.refuse_if_held_back(&all, now)?;
         self.note_failure(key.clone(), now);
+        self.note_failure(all.clone(), now);
         let (account, hash) = found.unzip();
         let matches = tokio::task::spawn_blocking(move || verify(&password, hash.as_deref()))
             .await
             .map_err(ApiError::internal)??;
         match account {
             Some(account) if matches => {
+                self.take_back_failure(&all);
                 match account.two_factor {
                     true => self.take_back_failure(&key),
                     false => drop(self.lock().remove(&key)),
@@ -160,7 +170,7 @@ impl Logins {
 
     fn refuse_if_held_back(&self, key: &(String, String), now: Millis) -> Result<(), ApiError> {
         let Some(failures) = self.lock().get(key).copied() else { return Ok(()) };
-        let left_ms = failures.last_at + wait_ms(failures.count) - now;
+        let left_ms = failures.last_at + wait_ms(failures.count, free_failures(key)) - now;
         if left_ms <= 0 {
             return Ok(());
         }
@@ -215,9 +225,14 @@ pub fn network_of(remote_address: &str) -> String {
     remote_address.parse().map_or_else(|_| remote_address.to_owned(), |address| network(address).to_string())
 }
 
-/// How long attempts are held back after so many failures in a row.
-fn wait_ms(failures: u32) -> Millis {
-    match failures.checked_sub(FREE_FAILURES) {
+/// How many failures are forgiven where they are counted under `key`.
+fn free_failures(key: &(String, String)) -> u32 {
+    if key.1 == ANYWHERE { FREE_FAILURES_OF_ACCOUNT } else { FREE_FAILURES }
+}
+
+/// How long attempts are held back after so many failures in a row, `free` of which are forgiven.
+fn wait_ms(failures: u32, free: u32) -> Millis {
+    match failures.checked_sub(free) {
         None => 0,
         Some(over) => 1_000_i64.saturating_mul(2_i64.saturating_pow(over)).min(LONGEST_WAIT_MS),
     }
@@ -269,12 +284,35 @@ mod tests {
         assert!(logins.refuse_if_held_back(&key, 3000).is_ok());
         let networks = ["2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"].map(network_of);
         assert!(networks[0] == networks[1] && networks[1] != networks[2]);
-        assert_eq!((wait_ms(11), wait_ms(60), wait_ms(200)), (60_000, 60_000, 60_000));
+        assert_eq!((wait_ms(11, 5), wait_ms(60, 5), wait_ms(200, 5)), (60_000, 60_000, 60_000));
         logins.note_failure(key.clone(), 1000 + FORGET_AFTER_MS);
         assert!(
             logins.refuse_if_held_back(&key, 1000 + FORGET_AFTER_MS).is_ok(),
             "the old ones are forgotten"
         );
+    }
+
+    #[tokio::test]
+    async fn guesses_from_many_addresses_are_held_back_for_their_account_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let node = crate::node::Node::for_tests(folder.path()).await;
+        let logins = Logins::default();
+        let guess = async |email: &str, number: u32| {
+            let address = format!("192.0.2.{number}");
+            logins
+                .password(&node.store, email, "wrong".into(), &address, 0)
+                .await
+                .expect_err("refused")
+                .status
+        };
+        assert_eq!(guess("A@example.com", 1).await, 401);
+        // By hand: to hash a password takes its time.
+        for _ in 0..FREE_FAILURES_OF_ACCOUNT - 2 {
+            logins.note_failure(("a@example.com".to_owned(), ANYWHERE.to_owned()), 0);
+        }
+        assert_eq!(guess("a@example.com", 2).await, 401, "the last one forgiven");
+        assert_eq!(guess("a@example.com", 3).await, 429, "an address that never failed");
+        assert_eq!(guess("b@example.com", 3).await, 401, "another account");
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub async fn set_email(
     let row = sqlx::query(
         "UPDATE account SET email = $1, updated_at = $2 WHERE id = $3 AND deleted_at IS NULL RETURNING *",
     )
-    .bind(email.to_lowercase())
+    .bind(email.to_ascii_lowercase())
     .bind(now)
     .bind(id.to_string())
     .fetch_optional(&mut *tx)

@@ -30,7 +30,7 @@ pub struct NewAccount<'a> {
 pub async fn create(tx: &mut Connection, new: &NewAccount<'_>, now: Millis) -> Result<Account> {
     let account = Account {
         id: new.id,
-        email: new.email.to_lowercase(),
+        email: new.email.to_ascii_lowercase(),
         name: new.name.map(str::to_owned),
         role: new.role,
         last_login_at: None,
@@ -82,7 +82,7 @@ pub async fn find_by_email(store: &Store, email: &str) -> Result<Option<Account>
 /// The database failed.
 pub async fn find_with_password_hash(store: &Store, email: &str) -> Result<Option<(Account, String)>> {
     let row = sqlx::query("SELECT * FROM account WHERE email = $1 AND deleted_at IS NULL")
-        .bind(email.to_lowercase())
+        .bind(email.to_ascii_lowercase())
         .fetch_optional(store.reader())
         .await
         .map_err(failed("find an account"))?;

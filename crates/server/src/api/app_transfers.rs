@@ -69,7 +69,7 @@ async fn create(
         };
         return Err(ApiError::invalid_params(message));
     }
-    let recipient = find_account(&node, &create.recipient).await?;
+    let recipient = find_account(&node, &user, &create.recipient).await?;
     if recipient.id == user.account.id {
         return Err(ApiError::invalid_params(format!("The app {} is yours already.", app.name)));
     }

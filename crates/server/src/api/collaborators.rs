@@ -8,11 +8,13 @@ use crate::api::routes::{Routes, get};
 use crate::auth::{Authenticated, OwnAccessApp, ShareApp, ViewApp, require_app};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
+use crate::people;
+use crate::people::throttle::MISSES_PER_ACCOUNT;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ferroku_api::collaborator::Collaborator;
-use ferroku_core::account::Account;
+use ferroku_core::account::{Account, Role};
 use ferroku_core::app::App;
 use ferroku_core::authorize::Verb;
 use ferroku_core::collaborator::Permission::{self, Deploy, Operate, View};
@@ -88,7 +90,7 @@ async fn create(
     ShareApp { app, user }: ShareApp,
     Body(create): Body<Create>,
 ) -> Result<(StatusCode, Json<Collaborator>), ApiError> {
-    let account = find_account(&node, &create.user).await?;
+    let account = find_account(&node, &user, &create.user).await?;
     add(&node, &app, &user, &account, &DEFAULT.into()).await
 }
 
@@ -118,7 +120,7 @@ async fn create_in_team(
         return add(&node, &app, &user, &user.account, &DEFAULT.into()).await;
     }
     shares?;
-    let account = find_account(&node, &create.user).await?;
+    let account = find_account(&node, &user, &create.user).await?;
     let permissions = match create.permissions {
         Some(names) => read(&names)?,
         None => DEFAULT.into(),
@@ -185,18 +187,37 @@ async fn add(
     Ok((StatusCode::CREATED, Json(present(node, app, &stored).await?)))
 }
 
-/// The account of this email address.
+/// The account of this email address, which `user` names.
 ///
 /// # Errors
-/// 422 when there is none: it is what a request names, not where it goes.
-pub(super) async fn find_account(node: &Node, email: &str) -> Result<Account, ApiError> {
+/// 422 when there is none: it is what a request names, not where it goes; 429 after [`MISSES_PER_ACCOUNT`] of these in an
+/// hour, except for those who run the node.
+pub(super) async fn find_account(
+    node: &Node,
+    user: &Authenticated,
+    email: &str,
+) -> Result<Account, ApiError> {
+    let is_limited = user.account.role == Role::Member;
+    if is_limited && !node.throttle.look_up(user.account.id, now_ms()) {
+        return Err(ApiError::rate_limit(format!(
+            "You named more than {MISSES_PER_ACCOUNT} addresses without an account in an hour. Try again later, or ask the \
+             node's admin."
+        )));
+    }
     // By no id: it would tell the address behind it.
-    let found = accounts::find_by_email(&node.store, email).await?;
-    found.ok_or_else(|| {
+    let found = match people::email(email) {
+        Ok(email) => accounts::find_by_email(&node.store, &email).await?,
+        Err(_) => None,
+    };
+    let account = found.ok_or_else(|| {
         ApiError::invalid_params(format!(
             "There is no account {email} on this node. Whoever it is must have one first: ask the node's admin."
         ))
-    })
+    })?;
+    if is_limited {
+        node.throttle.found(user.account.id);
+    }
+    Ok(account)
 }
 
 /// The refusal of what only teams' apps have.

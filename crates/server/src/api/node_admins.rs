@@ -48,7 +48,7 @@ async fn set_role(
     name: &str,
     role: Role,
 ) -> Result<Json<Appointed>, ApiError> {
-    let account = find_account(node, name).await?;
+    let account = find_account(node, user, name).await?;
     if account.role == Role::Owner {
         return Err(ApiError::invalid_params(format!(
             "{} owns this node and stays its owner.",

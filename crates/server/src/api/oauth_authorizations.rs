@@ -4,7 +4,7 @@ use crate::api::body::Body;
 use crate::api::conventions::{RequestContext, request_context};
 use crate::api::range::{ListRange, SortBy, SortField};
 use crate::api::routes::{Routes, delete, get, post};
-use crate::auth::{self, Authenticated, ChangeAccount, Credentials};
+use crate::auth::{self, Authenticated, ChangeAccount, Credentials, OwnAuthorization};
 use crate::error::ApiError;
 use crate::node::{Node, now_ms};
 use crate::people;
@@ -173,7 +173,7 @@ async fn list(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    ChangeAccount(user): ChangeAccount,
+    OwnAuthorization(user): OwnAuthorization,
     Path(id): Path<String>,
 ) -> Result<Json<OauthAuthorization>, ApiError> {
     let stored = find(&node, &user, &id).await?;
@@ -182,7 +182,7 @@ async fn show(
 
 async fn destroy(
     State(node): State<Arc<Node>>,
-    ChangeAccount(user): ChangeAccount,
+    OwnAuthorization(user): OwnAuthorization,
     Path(id): Path<String>,
 ) -> Result<Json<OauthAuthorization>, ApiError> {
     let stored = find(&node, &user, &id).await?;

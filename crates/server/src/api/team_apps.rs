@@ -112,7 +112,7 @@ async fn transfer(node: &Node, user: &Authenticated, app: &App, owner: &str) -> 
             app.name
         ))
     })?;
-    let account = find_account(node, owner).await?;
+    let account = find_account(node, user, owner).await?;
     let is_member = teams::role(&node.store, team_id, account.id).await?.is_some();
     // Nobody finds themselves with an app that they have nothing to do with.
     if account.id != user.account.id && !is_member {

@@ -107,7 +107,7 @@ async fn write(
         );
         ApiError::invalid_params(message)
     })?;
-    let account = find_account(node, &wanted.email).await?;
+    let account = find_account(node, user, &wanted.email).await?;
     team_members::put(&node.store, team.id, &account, role, &user.actor, now_ms()).await?;
     node.events.poke();
     Ok(Json(TeamMember::from(&find(node, team, &account.email).await?)))

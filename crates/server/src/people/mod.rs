@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::login::{MAX_PASSWORD_BYTES, hash_password};
 use ferroku_core::event::Actor;
 use ferroku_core::mailed_token::Purpose;
+use ferroku_core::team::OWNER_DOMAIN;
 use ferroku_core::{AccountId, Millis};
 use ferroku_store::events::{self, NewEvent};
 use ferroku_store::mailed_tokens::{self, NewMailedToken};
@@ -52,7 +53,7 @@ pub struct PeopleSettings {
     pub public_url: String,
 }
 
-/// An address as it is kept: in lower case, with something on both sides of one `@`.
+/// An address as it is kept: in lower case, with something on both sides of one `@`. None that clients take for a team's.
 ///
 /// # Errors
 /// 422.
@@ -60,7 +61,13 @@ pub fn email(text: &str) -> Result<String, ApiError> {
     let text = text.trim();
     let parses = text.parse::<lettre::Address>().is_ok();
     if parses && text.len() <= MAX_EMAIL_BYTES && text.is_ascii() {
-        return Ok(text.to_lowercase());
+        let address = text.to_ascii_lowercase();
+        return match address.rsplit_once('@') {
+            Some((_, OWNER_DOMAIN)) => Err(ApiError::invalid_params(format!(
+                "Addresses at {OWNER_DOMAIN} stand for teams. Use one of your own."
+            ))),
+            _ => Ok(address),
+        };
     }
     Err(ApiError::invalid_params("That is no email address: it is NAME@HOST, such as you@example.com."))
 }
@@ -151,6 +158,7 @@ mod tests {
         for bad in ["", "me", "@host", "me@", "a@b@c", "a b@c.d", "a@b\r\nBcc: c@d.e", "<a@b.c>"] {
             assert!(email(bad).is_err(), "{bad}");
         }
+        assert!(email("acme@HerokuManager.com").is_err(), "clients take it for a team");
         assert!(email(&format!("{}@example.com", "x".repeat(300))).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! How many letters may be asked for, and how many other things that cost something before anybody has logged in.
 
 use crate::login::network_of;
-use ferroku_core::Millis;
+use ferroku_core::{AccountId, Millis};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,9 @@ const PER_CLIENT: u32 = 30;
 const PER_MAILBOX: u32 = 5;
 /// Browser logins that one client's address may begin in an hour.
 const LOGINS_PER_CLIENT: u32 = 120;
+/// Addresses without an account that one account may name in an hour, to share something with. Ours: typing errors, and
+/// a team whose members have yet to sign up; whoever wants to know which addresses have accounts needs thousands.
+pub const MISSES_PER_ACCOUNT: u32 = 30;
 const HOUR_MS: Millis = 3_600_000;
 /// Most counts remembered; beyond it those of past hours are forgotten, then everything.
 const REMEMBERED: usize = 20_000;
@@ -35,6 +38,20 @@ impl Throttle {
         self.take(format!("login {}", network_of(remote_address)), LOGINS_PER_CLIENT, now)
     }
 
+    /// Whether this account may name one more address. To be called before it is looked up, so that many at once do not pass
+    /// for one; [`Throttle::found`] gives it back.
+    pub fn look_up(&self, account_id: AccountId, now: Millis) -> bool {
+        self.take(look_up_key(account_id), MISSES_PER_ACCOUNT, now)
+    }
+
+    /// The address that the account named has one.
+    pub fn found(&self, account_id: AccountId) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((count, _)) = counts.get_mut(&look_up_key(account_id)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     fn take(&self, key: String, most: u32, now: Millis) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= REMEMBERED {
@@ -50,6 +67,10 @@ impl Throttle {
         *count = count.saturating_add(1);
         *count <= most
     }
+}
+
+fn look_up_key(account_id: AccountId) -> String {
+    format!("look-up {account_id}")
 }
 
 #[cfg(test)]

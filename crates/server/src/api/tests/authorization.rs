@@ -203,12 +203,12 @@ impl World {
         Ids { authorization: authorization.to_string(), transfer: transfer.to_string() }
     }
 
-    /// What a request of this row is answered when the column's role sends it.
-    async fn ask(&self, row: &Row, column: &str, ids: &Ids) -> String {
+    /// What a request of this row, by this method, is answered when the column's role sends it.
+    async fn ask(&self, method: &Method, row: &Row, column: &str, ids: &Ids) -> String {
         let app = if column.starts_with('t') { TEAM_APP } else { APP };
         let uri = concrete(row.path, app, ids);
         let client = ClientConnection { remote: ([127, 0, 0, 1], 9).into(), tls: false };
-        let mut request = Request::builder().method(&row.method).uri(&uri).extension(client);
+        let mut request = Request::builder().method(method).uri(&uri).extension(client);
         if let Some(token) = &self.tokens[column] {
             use base64::Engine;
             // The app as the user is what `/api/v2` wants, and nobody else minds.
@@ -220,7 +220,7 @@ impl World {
         let status = answer.status();
         let is_git = row.path.contains("{repository}");
         // These nodes have no repositories: whoever is let in finds that git cannot be run.
-        assert!(!status.is_server_error() || is_git, "{} {uri} by {column}: {status}", row.method);
+        assert!(!status.is_server_error() || is_git, "{method} {uri} by {column}: {status}");
         let body = to_bytes(answer.into_body(), MAX_ANSWER_BYTES).await.unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         match status {
@@ -250,6 +250,18 @@ const OPEN_TO_ALL: [&str; 7] = [
 
 /// What is there for some and not for others: its 404 is a refusal.
 const HIDDEN: [&str; 3] = ["app", "authorization", "app transfer"];
+
+/// All that somebody without a token is let in to: what comes before there is one, and what is sealed by its address.
+const OPEN: [&str; 8] = [
+    "/auth",
+    "/password-resets",
+    "/password-resets/{token}/actions/finalize",
+    "/buildpacks/{name}",
+    "/logs/{token}",
+    "/streams/builds/{token}",
+    "/streams/releases/{token}",
+    "/sources/{source}",
+];
 
 /// The path with something in place of its parameters.
 fn concrete(path: &str, app: &str, ids: &Ids) -> String {
@@ -294,12 +306,22 @@ async fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
         for column in &columns {
             let ids = world.restore().await;
             let before = world.api.node.store.writes();
-            let answer = world.ask(row, column, &ids).await;
+            let cell = world.ask(&row.method, row, column, &ids).await;
             // Who is refused has changed nothing before that.
-            if answer != "ok" && world.api.node.store.writes() != before {
-                wrong.push(format!("{} {} by {column}: {answer}, but done", row.method, row.path));
+            if cell != "ok" && world.api.node.store.writes() != before {
+                wrong.push(format!("{} {} by {column}: {cell}, but done", row.method, row.path));
             }
-            seen.push(answer);
+            // HEAD has no body, which alone says what a 404 is of.
+            if row.method == Method::GET && cell != "404" {
+                let head = world.ask(&Method::HEAD, row, column, &ids).await;
+                if head != cell {
+                    wrong.push(format!("HEAD {} by {column}: {head}, and GET {cell}", row.path));
+                }
+            }
+            seen.push(cell);
+        }
+        if row.cells.first() == Some(&"ok") && !OPEN.contains(&row.path) {
+            wrong.push(format!("{} {} is open to everybody", row.method, row.path));
         }
         if seen != row.cells {
             wrong.push(format!("{} {} {}", row.method, row.path, seen.join(" ")));
@@ -325,4 +347,62 @@ async fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
         columns.join(" "),
         wrong.join("\n")
     );
+}
+
+#[tokio::test]
+async fn a_token_of_any_scope_may_show_and_revoke_itself_and_nothing_else() {
+    let api = Api::start().await;
+    let account = api.account(OWNER, Role::Member).await;
+    let other = api.token(account, &Scopes::default()).await;
+    let token = api.token(account, &Scopes::from_iter([Scope::Write])).await;
+    let hash = |token: &str| crate::auth::token_hash(&token.to_owned().into());
+    let id = async |token: &str| {
+        let found = accounts::by_token_hash(&api.node.store, &hash(token), now_ms()).await.expect("read");
+        found.expect("good").1.id.to_string()
+    };
+    let (own_path, other_path) = (
+        format!("/oauth/authorizations/{}", id(&token).await),
+        format!("/oauth/authorizations/{}", id(&other).await),
+    );
+    let client = ferroku_api::Client::new(&api.url, &token);
+    let ask = async |method: Method, path: &str| {
+        client.request(method, path).send().await.expect("answered").status().as_u16()
+    };
+    assert_eq!(ask(Method::GET, &own_path).await, 200);
+    for method in [Method::GET, Method::DELETE] {
+        assert_eq!(ask(method, &other_path).await, 403);
+    }
+    assert_eq!(ask(Method::PATCH, &own_path).await, 403, "not to change itself");
+    assert_eq!(ask(Method::POST, &format!("{own_path}/actions/regenerate-tokens")).await, 403);
+    assert_eq!(ask(Method::GET, "/oauth/authorizations/~").await, 403);
+    assert_eq!(ask(Method::DELETE, &own_path).await, 200);
+    assert_eq!(ask(Method::GET, &own_path).await, 401, "revoked");
+    id(&other).await;
+}
+
+#[tokio::test]
+async fn who_has_an_account_cannot_be_asked_for_long() {
+    let api = Api::start().await;
+    let asker = api.member(OWNER).await;
+    let other = api.member("other@example.com").await;
+    api.account(SPARE, Role::Member).await;
+    for (client, app) in [(&asker, APP), (&other, "walk-away")] {
+        let made = client.request(Method::POST, "/apps").body(format!(r#"{{"name":"{app}"}}"#)).send().await;
+        assert_eq!(made.expect("answered").status().as_u16(), 201);
+    }
+    let share = async |client: &ferroku_api::Client, app: &str, user: &str| {
+        let request = client.request(Method::POST, &format!("/apps/{app}/collaborators"));
+        let answer = request.body(format!(r#"{{"user":"{user}"}}"#)).send().await.expect("answered");
+        answer.status().as_u16()
+    };
+    for round in 0..2 {
+        let wanted = if round == 0 { 201 } else { 422 };
+        assert_eq!(share(&asker, APP, SPARE).await, wanted, "a hit costs nothing");
+    }
+    for number in 0..crate::people::throttle::MISSES_PER_ACCOUNT {
+        assert_eq!(share(&asker, APP, &format!("nobody{number}@example.com")).await, 422);
+    }
+    assert_eq!(share(&asker, APP, "nobody@example.com").await, 429);
+    assert_eq!(share(&asker, APP, "other@example.com").await, 429, "hits look like misses");
+    assert_eq!(share(&other, "walk-away", SPARE).await, 201, "somebody else");
 }
