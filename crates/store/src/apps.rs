@@ -316,14 +316,14 @@ pub async fn give_to_account(
 /// Makes the account the app's only owner, inside a transaction.
 ///
 /// # Errors
-/// [`StoreError::NotFound`].
+/// [`StoreError::NotFound`]; [`StoreError::Refused`] when the app with all that it takes is more than the account may have.
 pub(crate) async fn set_owner(
     tx: &mut Connection,
     id: AppId,
     owner_id: AccountId,
     now: Millis,
 ) -> Result<App> {
-    limits::check(tx, owner_id, |usage| usage.apps += 1).await?;
+    let before = limits::usage(tx, owner_id).await?;
     eco_hours::count_app(tx, id, now).await?;
     let row = sqlx::query(returning!(
         "UPDATE app SET owner_id = $1, team_id = NULL, locked = 0, updated_at = $2 WHERE id = $3"
@@ -335,6 +335,7 @@ pub(crate) async fn set_owner(
     .await
     .map_err(failed("change an app's owner"))?
     .ok_or(StoreError::NotFound { what: "app" })?;
+    limits::check_growth(tx, owner_id, &before).await?;
     collaborators::put(tx, id, owner_id, &Permission::ALL.into(), now).await?;
     app(&row)
 }

@@ -116,6 +116,16 @@ pub async fn check(
     limits.refuse(&before, &after).map_or(Ok(()), |why| Err(StoreError::Refused(why)))
 }
 
+/// The same of what has been written already in this transaction: `before` is the account's usage before that.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_growth(connection: &mut Connection, account_id: AccountId, before: &Usage) -> Result<()> {
+    let (_, Some(limits)) = of_account(connection, account_id).await? else { return Ok(()) };
+    let after = usage(connection, account_id).await?;
+    limits.refuse(before, &after).map_or(Ok(()), |why| Err(StoreError::Refused(why)))
+}
+
 /// Refuses dynos that are larger than the account may have.
 ///
 /// # Errors

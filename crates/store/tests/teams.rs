@@ -9,8 +9,8 @@ use ferroku_core::event::Actor;
 use ferroku_core::team::{Team, TeamRole};
 use ferroku_core::{AppTransferId, TeamId};
 use ferroku_store::{
-    Store, StoreError, account_changes, accounts, app_transfers, apps, collaborators, events, team_members,
-    teams, write,
+    Store, StoreError, account_changes, accounts, app_transfers, apps, collaborators, events, formations,
+    team_members, teams, write,
 };
 use support::{account, app, each_database};
 use uuid::Uuid;
@@ -102,6 +102,41 @@ async fn a_transfer_is_decided_once_and_leaves_the_former_owner_a_collaborator()
         assert!(!permissions(&me).await.expect("read").contains(&Permission::Manage));
         let last = events::after(&store, 0, 1000).await.expect("read").pop().expect("an event");
         assert_eq!((last.kind.as_str(), last.app_id), ("app.transfer", Some(gift.id)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_given_an_app_that_takes_more_than_they_may_have() {
+    each_database(|store| async move {
+        let (me, you) = (account(&store, "me@example.com").await, account(&store, "you@example.com").await);
+        let gift = app(&store, "gift", &me).await;
+        let types = [("web".to_owned(), "serve".to_owned())].into_iter().collect();
+        let scale = async |quantity| -> ferroku_store::Result<()> {
+            write!(&store, tx => {
+                formations::apply_process_types(&mut tx, gift.id, &types, true, 1).await?;
+                formations::update(&mut tx, gift.id, "web", quantity, "basic", 1).await
+            })
+        };
+        // One more than a stranger may have.
+        scale(11).await.expect("scaled");
+        let id = AppTransferId(Uuid::new_v4());
+        app_transfers::create(&store, id, &gift, you.account_id, &me, 1).await.expect("offered");
+        let offered = app_transfers::list_for_account(&store, you.account_id).await.expect("read");
+        let accept = || app_transfers::decide(&store, &offered[0], TransferState::Accepted, &you, 2);
+        let refused = accept().await;
+        assert!(
+            matches!(&refused, Err(StoreError::Refused(why)) if why.contains("11 of dynos")),
+            "{refused:?}"
+        );
+        let still = apps::by_id(&store, gift.id).await.expect("read").expect("there");
+        assert!(still.belongs_to(me.account_id));
+        scale(10).await.expect("scaled");
+        accept().await.expect("it was pending still");
+        // What somebody has already is not counted twice.
+        let acme = team(&store, "acme", &you).await;
+        apps::give_to_team(&store, gift.id, acme.id, &you, 3).await.expect("given");
+        apps::give_to_account(&store, gift.id, you.account_id, &you, 4).await.expect("taken back");
     })
     .await;
 }
