@@ -14,7 +14,7 @@ pub const RELEASES: usize = 20;
 /// Apps of the first account, whose list is asked for.
 pub const APPS_OF_LISTER: usize = 1_000;
 /// Accounts: as many as it takes that none reaches its limit of requests.
-const ACCOUNTS: usize = 100;
+const ACCOUNTS: usize = 400;
 /// Apps that are asked for in turn.
 const ASKED: usize = 990;
 
