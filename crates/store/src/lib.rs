@@ -6,8 +6,9 @@
 //! Invariants:
 //! - Only the control process opens the store.
 //! - All writes go through [`write!`], which is the only place that begins a
-//!   transaction: `BEGIN IMMEDIATE` on SQLite's single writer connection,
-//!   `SERIALIZABLE` with retry on PostgreSQL. No I/O happens inside one.
+//!   transaction, on the single writer connection: `BEGIN IMMEDIATE` on SQLite,
+//!   `SERIALIZABLE` on PostgreSQL, with retry, for others may write there.
+//!   No I/O happens inside one.
 //! - What a transaction acknowledges is on disk: WAL with `synchronous=FULL`.
 //! - Secrets are sealed before they reach a statement ([`seal`]).
 
@@ -70,7 +71,8 @@ pub use sqlx;
 /// Result of a store call.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// Connections for reading; on PostgreSQL also the number of writers.
+/// Connections for reading, on PostgreSQL twice as many: each waits for its server. There is one for writing, in whose
+/// queue writers wait for each other: side by side on PostgreSQL most would fail to serialize, some for good.
 const READ_CONNECTIONS: u32 = 4;
 /// How long a statement waits for a lock held by another connection before it fails.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
@@ -141,15 +143,7 @@ impl Store {
                 (sqlite::pool(url, sqlite::Access::Read, READ_CONNECTIONS, LOCK_WAIT).await?, write)
             }
             Engine::Postgres => {
-                let pool = AnyPoolOptions::new()
-                    .max_connections(READ_CONNECTIONS * 2)
-                    .acquire_timeout(LOCK_WAIT)
-                    .test_before_acquire(false)
-                    .before_acquire(keep_if_alive)
-                    .connect(url)
-                    .await
-                    .map_err(|source| StoreError::Open { url: redact(url), source })?;
-                (pool.clone(), pool)
+                (postgres_pool(url, READ_CONNECTIONS * 2).await?, postgres_pool(url, 1).await?)
             }
         };
         let store = Self { engine, read, write, key: Arc::new(key), recent: Arc::default() };
@@ -270,6 +264,17 @@ macro_rules! write {
             }
         }
     }};
+}
+
+async fn postgres_pool(url: &str, connections: u32) -> Result<AnyPool> {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(LOCK_WAIT)
+        .test_before_acquire(false)
+        .before_acquire(keep_if_alive)
+        .connect(url)
+        .await
+        .map_err(|source| StoreError::Open { url: redact(url), source })
 }
 
 /// Whether a connection of a pool may be used again; else it is closed and another is made. When the disk is full,
