@@ -90,17 +90,6 @@ fn hard_links_inside_the_tree_stay_and_count_once() {
 }
 
 #[test]
-#[ignore = "a measurement: set SEAL_TREE to a folder"]
-fn measure() {
-    let root = std::env::var("SEAL_TREE").expect("set");
-    for _ in 0..3 {
-        let started = std::time::Instant::now();
-        let sealed = seal(Path::new(&root)).expect("sealed");
-        eprintln!("{:?} {sealed:?}", started.elapsed());
-    }
-}
-
-#[test]
 fn reading_again_gives_the_same_digest_and_changes_nothing() {
     let folder = tree();
     let sealed = seal(folder.path()).expect("sealed");
